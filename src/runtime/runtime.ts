@@ -1,0 +1,64 @@
+/**
+ * The seam between policy and arithmetic: a loaded model that can run one step over a batch of tokens. One implementation per
+ * backend (wasm here; native and cuda later); everything above this line is the same for all.
+ */
+import type { ModelConfig } from '../model/config.ts';
+
+/** Positions per KV page. Page tables name pages by index. */
+export const pageTokens = 64;
+
+/**
+ * One engine step. Token i is `tokens[i]` at position `positions[i]` of sequence `sequences[i]` (an index into `pageTables`);
+ * tokens of one sequence are in ascending, consecutive positions. The step writes their latents into the KV pages and
+ * computes the logits of the tokens listed in `outputs` (indices into `tokens`, ascending).
+ */
+export interface StepBatch {
+  readonly tokens: Int32Array;
+  readonly positions: Int32Array;
+  readonly sequences: Int32Array;
+  readonly pageTables: readonly Int32Array[];
+  readonly outputs: Int32Array;
+}
+
+export interface RuntimeLimits {
+  /** Most tokens in one step. */
+  readonly batchTokens: number;
+  /** Most outputs in one step. */
+  readonly batchOutputs: number;
+  /** Most sequences in one step. */
+  readonly batchSequences: number;
+  readonly pages: number;
+  /** Most positions one sequence may have. */
+  readonly context: number;
+}
+
+export interface StageTime {
+  readonly stage: string;
+  readonly milliseconds: number;
+}
+
+export interface Runtime {
+  readonly backend: 'wasm' | 'native';
+  /** The kernel table in use: "relaxed", "simd128", "scalar", ... */
+  readonly isa: string;
+  readonly threads: number;
+  readonly config: ModelConfig;
+  readonly limits: RuntimeLimits;
+  /** Bytes of weights held, and of them the bytes one decoded token reads. */
+  readonly weightBytes: number;
+  readonly activeWeightBytes: number;
+
+  /**
+   * Runs one step; steps must not overlap. Resolves to the logits, [outputs.length][vocabulary], a view that the next step
+   * overwrites. Rejects with ENGINE_FAILED when a rank trapped or died; the runtime is then unusable and must be closed.
+   */
+  step(batch: StepBatch): Promise<Float32Array>;
+
+  /** Stops the ranks and frees the memories. */
+  close(): Promise<void>;
+}
+
+export interface LoadProgress {
+  readonly bytesRead: number;
+  readonly bytesTotal: number;
+}

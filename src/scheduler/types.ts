@@ -1,0 +1,53 @@
+/**
+ * What the front asks of the engine and what it hears back. Token ids only: text, templates and stop strings are the
+ * front's business. Plain data throughout, since it crosses a process boundary.
+ */
+import type { ModelConfig } from '../model/config.ts';
+import type { SamplingOptions } from '../sampling/types.ts';
+
+export interface GenerationRequest {
+  readonly id: string;
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  readonly sampling: SamplingOptions;
+  /** Ids that end the generation; the id itself is reported in the end event, not as a token. */
+  readonly stopTokens: readonly number[];
+}
+
+export type FinishReason = 'stop' | 'length';
+
+export type GenerationEvent =
+  | { readonly type: 'started'; readonly promptTokens: number; readonly cachedTokens: number }
+  | { readonly type: 'token'; readonly token: number }
+  | { readonly type: 'ended'; readonly reason: FinishReason; readonly stopToken: number | null; readonly timing: GenerationTiming };
+
+export interface GenerationTiming {
+  readonly queueMilliseconds: number;
+  readonly promptMilliseconds: number;
+  readonly decodeMilliseconds: number;
+  readonly promptTokens: number;
+  readonly decodedTokens: number;
+}
+
+export interface EngineStatus {
+  readonly state: 'loading' | 'ready' | 'failed' | 'closed';
+  /** The chosen configuration and why, as doctor and /health show it. */
+  readonly selection: { readonly backend: string; readonly isa: string; readonly threads: number; readonly reasons: readonly string[] } | null;
+  readonly running: number;
+  readonly waiting: number;
+  readonly restarts: number;
+  readonly lastFailure: string | null;
+}
+
+/** An engine one can talk to, in this process or in another. */
+export interface EngineClient {
+  readonly config: ModelConfig;
+  readonly contextTokens: number;
+  /**
+   * Generates; events arrive in order. Throws QUEUE_FULL at once when the queue is full, ENGINE_FAILED when the engine dies.
+   * Aborting the signal (or leaving the loop) frees the sequence before the next step.
+   */
+  generate(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;
+  status(): EngineStatus;
+  close(): Promise<void>;
+}
