@@ -1,0 +1,96 @@
+# Perigee's build. Every target brings what it needs; second runs do only what changed.
+#
+#   make demo     set up, build, and hear Nano talk and call a tool
+#   make serve    the HTTP server on http://127.0.0.1:8080 (ARGS="--port 9000 model.gguf")
+#   make test     set up, build, lint, all tests
+#   make bench    kernel and end-to-end speed beside the machine's limits
+#   make build | wasm | setup | lint | format | clean
+
+SYSTEM_PATH := $(PATH)
+# The npm package `node` comes first: Debian 12's Node 20 neither runs TypeScript nor has relaxed SIMD without a flag.
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+SHELL := /bin/bash -o pipefail
+MAKEFLAGS += --jobs=$(shell nproc) --output-sync=target --no-builtin-rules
+
+EMCC := .toolchain/bin/emcc
+NODE_MODULES := node_modules/.setup
+
+.PHONY: demo serve test bench build wasm setup lint format clean
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+# --- what is missing on this machine ------------------------------------------------------------------------------------
+setup: $(NODE_MODULES) $(EMCC)
+
+# npm runs on the system's Node: it empties node_modules, and with it the Node that lives there.
+$(NODE_MODULES): package-lock.json
+	@command -v npm > /dev/null || { echo 'Node.js and npm are missing. Run: apt-get install nodejs npm'; exit 1; }
+	PATH="$(SYSTEM_PATH)" npm ci --no-audit --no-fund
+	@touch $@
+
+$(EMCC): | $(NODE_MODULES)
+	scripts/get-emscripten.sh .toolchain
+
+# --- the engine core, compiled twice: plain SIMD128, and relaxed SIMD ---------------------------------------------------
+# -ffp-contract=off: every product is rounded before it is added, which is what makes WASM and native bits equal.
+CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-exceptions -fno-rtti -Wall -Wextra -Werror -MMD -MP \
+  -msimd128 -matomics -mbulk-memory
+# A plain .wasm without JavaScript glue, on an imported, shared memory; each instance sets its own stack pointer.
+LDFLAGS := -O3 -msimd128 -matomics -mbulk-memory --no-entry -sSTANDALONE_WASM -sIMPORTED_MEMORY -sMAXIMUM_MEMORY=4GB \
+  -Wl,--shared-memory -sINITIAL_MEMORY=1MB -sALLOW_MEMORY_GROWTH -Wl,--export=__stack_pointer
+
+SOURCES := $(wildcard engine/*.cc engine/kernels/*.cc engine/quant/*.cc wasm/*.cc)
+SIMD128 := $(patsubst %.cc,build/simd128/%.o,$(filter-out engine/kernels/wasm_relaxed.cc,$(SOURCES)))
+RELAXED := $(patsubst %.cc,build/relaxed/%.o,$(SOURCES))
+WASM := build/core-simd128.wasm build/core-relaxed.wasm
+
+wasm: $(WASM)
+
+build/simd128/%.o: %.cc Makefile | $(EMCC)
+	@mkdir -p $(@D)
+	$(EMCC) $(CXXFLAGS) -c $< -o $@
+
+build/relaxed/%.o: %.cc Makefile | $(EMCC)
+	@mkdir -p $(@D)
+	$(EMCC) $(CXXFLAGS) -mrelaxed-simd -DPERIGEE_RELAXED -c $< -o $@
+
+build/core-simd128.wasm: $(SIMD128)
+	$(EMCC) $(LDFLAGS) $^ -o $@
+
+build/core-relaxed.wasm: $(RELAXED)
+	$(EMCC) $(LDFLAGS) -mrelaxed-simd $^ -o $@
+
+-include $(SIMD128:.o=.d) $(RELAXED:.o=.d)
+
+# --- the npm package's dist/ --------------------------------------------------------------------------------------------
+build: dist/perigee.js
+
+dist/perigee.js: $(WASM) $(shell find src wasm -name '*.ts') scripts/bundle.ts package.json | $(NODE_MODULES)
+	node scripts/bundle.ts
+
+# --- what people ask for ------------------------------------------------------------------------------------------------
+demo: build
+	@node dist/demo.js $(ARGS)
+
+serve: build
+	@node dist/perigee.js serve $(ARGS)
+
+test: build lint
+	vitest run $(ARGS)
+
+bench: build
+	@node test/bench/run.ts $(ARGS)
+
+CLANG_FORMATTED = $(wildcard engine/*.h engine/*.cc engine/*/*.h engine/*/*.cc wasm/*.h wasm/*.cc)
+
+lint: | $(NODE_MODULES)
+	biome check --error-on-warnings
+	clang-format --dry-run --Werror $(CLANG_FORMATTED)
+	tsc -p .
+
+format: | $(NODE_MODULES)
+	biome check --write
+	clang-format -i $(CLANG_FORMATTED)
+
+clean:
+	rm -rf build dist
