@@ -34,6 +34,45 @@ export const catalogue = {
   MODEL_BAD_CONFIG: entry<{ key: string; found: string; expected: string }>(500, 2, (d) => `The model's metadata cannot be right: ${d.key} is ${d.found}, expected ${d.expected}. Fetch or convert the file again.`),
   MODEL_BAD_TENSOR: entry<{ tensor: string; found: string; expected: string }>(500, 2, (d) => `The model's tensors do not agree with its metadata: ${d.tensor} is ${d.found}, expected ${d.expected}. Fetch or convert the file again.`),
   MODEL_DOES_NOT_FIT: entry<{ need: string; have: string; table: string; advice: string }>(500, 2, (d) => `The model does not fit in memory: it needs ${d.need}, ${d.have} are available.\n${d.table}\n${d.advice}`),
+
+  // --- scheduler and engine process ---------------------------------------------------------------------------------
+  QUEUE_FULL: entry<{ waiting: number }>(429, 1, (d) => `The server is busy: ${d.waiting} requests wait already, which is as many as may. Send the request again in a while.`),
+  CONTEXT_LENGTH_EXCEEDED: entry<{ promptTokens: number; contextTokens: number }>(400, 2, (d) => `The prompt has ${d.promptTokens} tokens; the context holds ${d.contextTokens}, of which at least one must be left for the answer. Shorten the prompt, or start the server with a larger context.`),
+  PROMPT_EMPTY: entry<Record<never, never>>(400, 2, () => 'The prompt has no tokens. Send some text.'),
+  TOKEN_OUT_OF_RANGE: entry<{ token: number; vocabulary: number }>(400, 2, (d) => `Token id ${d.token} does not exist; this model has ids 0 to ${d.vocabulary - 1}.`),
+  MAX_TOKENS_INVALID: entry<{ maxTokens: number }>(400, 2, (d) => `The number of tokens to generate is ${d.maxTokens}; it must be a whole number of at least 1.`),
+  ENGINE_LOADING: entry<{ percent: number }>(503, 1, (d) => `The model is being loaded (${d.percent} % read). Send the request again in a while.`),
+  ENGINE_GAVE_UP: entry<{ failures: number; what: string }>(503, 1, (d) => `The engine died ${d.failures} times in a row and is not started again; the last time ${d.what}. Read the log, then restart the server.`),
+  ENGINE_CLOSED: entry<Record<never, never>>(503, 1, () => 'The server is shutting down and takes no more requests. Send the request to another server, or again when it is back.'),
+
+  // --- HTTP server --------------------------------------------------------------------------------------------------
+  BODY_NOT_JSON: entry<{ why: string }>(400, 2, (d) => `The request body is not JSON: ${d.why}. Send a JSON object with content-type application/json.`),
+  BODY_TOO_DEEP: entry<{ limit: number }>(400, 2, (d) => `The request body nests deeper than ${d.limit} levels. Flatten it.`),
+  BODY_FORBIDDEN_KEY: entry<{ key: string }>(400, 2, (d) => `The request body has the key '${d.key}', which is not accepted. Remove it.`),
+  BODY_TOO_LARGE: entry<{ limit: number }>(413, 2, (d) => `The request body is larger than ${d.limit} bytes. Send a smaller one.`),
+  BODY_WRONG_TYPE: entry<{ type: string }>(415, 2, (d) => `The request body is sent as '${d.type}'. Send it with content-type application/json.`),
+  REQUEST_INVALID: entry<{ why: string }>(400, 2, (d) => `The request cannot be read: ${d.why}.`),
+  ROUTE_UNKNOWN: entry<{ method: string; path: string }>(404, 2, (d) => `There is no ${d.method} ${d.path} here. Chat is at POST /v1/chat/completions; GET /health shows the state of the server.`),
+  METHOD_NOT_ALLOWED: entry<{ method: string; path: string; allowed: string }>(405, 2, (d) => `${d.path} does not take ${d.method}. Use ${d.allowed}.`),
+  MODEL_UNKNOWN: entry<{ model: string; served: string }>(404, 2, (d) => `The model '${d.model}' is not served here. This server has '${d.served}'.`),
+  API_KEY_WRONG: entry<Record<never, never>>(401, 2, () => "The API key is missing or wrong. Send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'."),
+  HOST_NEEDS_KEY: entry<{ host: string }>(500, 2, (d) => `Listening on ${d.host} would open the server to the network without a key. Add --api_key KEY, or --insecure if the network is trusted.`),
+  SERVER_FAULT: entry<Record<never, never>>(500, 1, () => 'The server failed to handle this request. The log has the cause under the request id.'),
+
+  // --- convert ------------------------------------------------------------------------------------------------------
+  CONVERT_NO_CONFIG: entry<{ folder: string }>(500, 2, (d) => `'${d.folder}' has no config.json, so it is not a Hugging Face checkpoint. Give the folder that holds config.json and the safetensors files.`),
+  CONVERT_BAD_JSON: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' cannot be read as JSON: ${d.why}. Fetch the file again.`),
+  CONVERT_CONFIG_FIELD: entry<{ file: string; field: string }>(500, 2, (d) => `'${d.file}' lacks '${d.field}', which conversion needs. Use the config.json published with the checkpoint.`),
+  CONVERT_UNSUPPORTED: entry<{ file: string; field: string; value: string; supported: string }>(500, 2, (d) => `'${d.file}': ${d.field} is ${d.value}; Perigee converts ${d.supported}.`),
+  CONVERT_NO_WEIGHTS: entry<{ folder: string }>(500, 2, (d) => `'${d.folder}' has neither model.safetensors nor model.safetensors.index.json. Download the checkpoint's safetensors files into it.`),
+  CONVERT_SHARD_MISSING: entry<{ folder: string; shard: string }>(500, 2, (d) => `'${d.folder}' lacks ${d.shard}, which its index names. Download that file.`),
+  CONVERT_BAD_SAFETENSORS: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' is not a sound safetensors file: ${d.why}. Its download may not have finished; fetch it again.`),
+  CONVERT_TENSOR_MISSING: entry<{ folder: string; tensor: string }>(500, 2, (d) => `The checkpoint in '${d.folder}' lacks tensor ${d.tensor}, which its config.json implies. Check that every file of the checkpoint is there.`),
+  CONVERT_TENSOR_EXTRA: entry<{ folder: string; count: number; tensor: string }>(500, 2, (d) => `The checkpoint in '${d.folder}' has ${d.count} tensors that the architecture does not explain, the first is ${d.tensor}. Dropping them would change the model, so nothing was converted.`),
+  CONVERT_TENSOR_SHAPE: entry<{ tensor: string; found: string; expected: string }>(500, 2, (d) => `Tensor ${d.tensor} has shape [${d.found}]; config.json implies [${d.expected}]. config.json and weights belong to different models.`),
+  CONVERT_DTYPE: entry<{ tensor: string; dtype: string; supported: string }>(500, 2, (d) => `Tensor ${d.tensor} is stored as ${d.dtype}; Perigee converts ${d.supported}.`),
+  CONVERT_TOKENIZER: entry<{ file: string; why: string }>(500, 2, (d) => `The tokenizer in '${d.file}' cannot be converted: ${d.why}.`),
+  CONVERT_TYPE: entry<{ type: string; known: string }>(500, 2, (d) => `There is no output type '${d.type}'. Choose one of ${d.known}.`),
 } as const;
 
 export type ErrorCode = keyof typeof catalogue;
