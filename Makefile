@@ -25,7 +25,7 @@ setup: $(NODE_MODULES) $(EMCC)
 # npm runs on the system's Node: it empties node_modules, and with it the Node that lives there.
 $(NODE_MODULES): package-lock.json
 	@command -v npm > /dev/null || { echo 'Node.js and npm are missing. Run: apt-get install nodejs npm'; exit 1; }
-	PATH="$(SYSTEM_PATH)" npm ci --no-audit --no-fund
+	PATH="$(SYSTEM_PATH)" npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(EMCC): | $(NODE_MODULES)
