@@ -1,0 +1,23 @@
+#include "barrier.h"
+
+namespace perigee {
+
+void barrier_wait(Barrier& barrier, uint32_t ranks, uint32_t spins) {
+  if (ranks == 1) return;
+  const int32_t generation = __atomic_load_n(&barrier.generation, __ATOMIC_SEQ_CST);
+  if (__atomic_add_fetch(&barrier.arrived, 1, __ATOMIC_SEQ_CST) == static_cast<int32_t>(ranks)) {
+    __atomic_store_n(&barrier.arrived, 0, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&barrier.generation, 1, __ATOMIC_SEQ_CST);
+    wake_all(&barrier.generation);
+    return;
+  }
+  for (uint32_t i = 0; i < spins; i++) {
+    if (__atomic_load_n(&barrier.generation, __ATOMIC_SEQ_CST) != generation) return;
+  }
+  while (__atomic_load_n(&barrier.generation, __ATOMIC_SEQ_CST) == generation) {
+    if (__atomic_load_n(&barrier.aborted, __ATOMIC_SEQ_CST)) __builtin_trap();
+    wait_while_equal(&barrier.generation, generation);
+  }
+}
+
+}  // namespace perigee

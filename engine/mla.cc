@@ -1,0 +1,188 @@
+// Multi-head latent attention in its absorbed form: the cache holds one latent and one rope key per position, shared by all
+// heads; k_b folds into the query and v_b unfolds the result. The same form serves prompts and single tokens, so a
+// position's bits do not depend on how its prompt was cut into steps.
+#include "door.h"
+#include "layers.h"
+#include "rope.h"
+
+namespace perigee {
+
+namespace {
+
+// qkv[t] = [W_qa h | W_kva h], own rows; without a low-rank query the plain projection of the own heads goes to q.
+void project_inputs(Engine& e, Rank& rank, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t n = e.step.tokens_count, stride = e.qkv_width();
+  const Weight& kv = e.weight(rank, layer, Slot::AttnKVA);
+  const Weight& q = e.weight(rank, layer, c.q_rank ? Slot::AttnQA : Slot::AttnQ);
+  ShardBatch& batch = rank.batch;
+  batch.reset();
+  const uint32_t x_q = batch.put(q.type, rank.h, n, c.hidden, c.hidden);
+  const bool same = activation_for(q.type, batch.exact) == activation_for(kv.type, batch.exact);
+  const uint32_t x_kv = same ? x_q : batch.put(kv.type, rank.h, n, c.hidden, c.hidden);
+  const size_t y_q = batch.multiply(q, 0, x_q, kAllRows, n), y_kv = batch.multiply(kv, 0, x_kv, kAllRows, n);
+  batch.run();
+  for (uint32_t t = 0; t < n; t++) {
+    float* row = e.qkv + static_cast<size_t>(t) * stride;
+    const float* from_kv = batch.result(y_kv + static_cast<size_t>(t) * kv.rows);
+    __builtin_memcpy(row + c.q_rank + kv.row_begin, from_kv, kv.rows * sizeof(float));
+    const float* from_q = batch.result(y_q + static_cast<size_t>(t) * q.rows);
+    if (c.q_rank) {
+      __builtin_memcpy(row + q.row_begin, from_q, q.rows * sizeof(float));
+    } else {
+      for (uint32_t i = 0; i < rank.heads.size(); i++) {
+        __builtin_memcpy(rank.q + (static_cast<size_t>(i) * n + t) * c.query_dim(), from_q + i * c.query_dim(),
+                         c.query_dim() * sizeof(float));
+      }
+    }
+  }
+  stage_done(Stage::QKV);
+}
+
+// q[head][t] = W_qb norm(query latent), own heads.
+void expand_queries(Engine& e, Rank& rank, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t n = e.step.tokens_count, width = rank.heads.size() * c.query_dim();
+  const Weight& w = e.weight(rank, layer, Slot::AttnQB);
+  ShardBatch& batch = rank.batch;
+  batch.reset();
+  float* normed = rank.h;  // no longer needed; [T][q_rank]
+  for (uint32_t t = 0; t < n; t++) {
+    e.kernels->rms_norm(e.qkv + static_cast<size_t>(t) * e.qkv_width(), e.vectors[layer].q_a_norm, c.rms_eps, c.q_rank,
+                        normed + static_cast<size_t>(t) * c.q_rank);
+  }
+  const size_t y = batch.multiply(w, 0, batch.put(w.type, normed, n, c.q_rank, c.q_rank), kAllRows, n);
+  batch.run();
+  for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t i = 0; i < rank.heads.size(); i++) {
+      __builtin_memcpy(rank.q + (static_cast<size_t>(i) * n + t) * c.query_dim(),
+                       batch.result(y + static_cast<size_t>(t) * width + i * c.query_dim()),
+                       c.query_dim() * sizeof(float));
+    }
+  }
+}
+
+// Writes the KV rows of every ranks-th token: normed latent, roped key.
+void append_latents(Engine& e, uint32_t r, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t pairs = c.rope_dim / 2;
+  for (uint32_t t = r; t < e.step.tokens_count; t += e.limits.ranks) {
+    const uint32_t position = static_cast<uint32_t>(e.step.positions[t]);
+    const int32_t* table = e.step.page_tables + static_cast<size_t>(e.step.sequences[t]) * e.step.table_stride;
+    float* row = e.page(layer, table[position / e.limits.page_tokens]) +
+                 static_cast<size_t>(position % e.limits.page_tokens) * c.latent_dim();
+    const float* latent = e.qkv + static_cast<size_t>(t) * e.qkv_width() + c.q_rank;
+    e.kernels->rms_norm(latent, e.vectors[layer].kv_a_norm, c.rms_eps, c.kv_rank, row);
+    __builtin_memcpy(row + c.kv_rank, latent + c.kv_rank, c.rope_dim * sizeof(float));
+    rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, pairs);
+  }
+}
+
+// q_absorbed[t][head] = [K_h q_nope | rope(q_rope)].
+void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t n = e.step.tokens_count, heads = rank.heads.size();
+  const Weight& k_b = e.weight(rank, layer, Slot::AttnKB);
+  ShardBatch& batch = rank.batch;
+  batch.reset();
+  for (uint32_t i = 0; i < heads; i++) {
+    const float* q = rank.q + static_cast<size_t>(i) * n * c.query_dim();
+    batch.multiply(k_b, i, batch.put(k_b.type, q, n, c.nope_dim, c.query_dim()), kAllRows, n);
+  }
+  batch.run();
+  for (uint32_t i = 0; i < heads; i++) {
+    const float* absorbed = batch.result(batch.jobs[i].y / sizeof(float));
+    for (uint32_t t = 0; t < n; t++) {
+      float* row = rank.q_absorbed + (static_cast<size_t>(t) * heads + i) * c.latent_dim();
+      __builtin_memcpy(row, absorbed + static_cast<size_t>(t) * c.kv_rank, c.kv_rank * sizeof(float));
+      __builtin_memcpy(row + c.kv_rank, rank.q + (static_cast<size_t>(i) * n + t) * c.query_dim() + c.nope_dim,
+                       c.rope_dim * sizeof(float));
+      rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, c.rope_dim / 2);
+    }
+  }
+  stage_done(Stage::Query);
+}
+
+// o_latent[t][head] = sum over positions of softmax(s q.k) latent, one group of tokens of one sequence at a time.
+void attend_latents(Engine& e, Rank& rank, uint32_t r, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t heads = rank.heads.size(), page_tokens = e.limits.page_tokens;
+  if (heads == 0) return;  // more ranks than heads
+  const float** pages = e.page_pointers + static_cast<size_t>(r) * e.step.table_stride;
+  for (uint32_t begin = 0; begin < e.step.tokens_count;) {
+    const int32_t sequence = e.step.sequences[begin];
+    uint32_t end = begin;
+    size_t length = 0;
+    // As many tokens of the sequence as the score scratch holds; at least one.
+    while (end < e.step.tokens_count && e.step.sequences[end] == sequence) {
+      const size_t longer = static_cast<size_t>(e.step.positions[end]) + 1;
+      if (end > begin && longer * (end + 1 - begin) * heads > kScoreFloats) break;
+      length = longer;
+      end++;
+    }
+    const int32_t* table = e.step.page_tables + static_cast<size_t>(sequence) * e.step.table_stride;
+    for (uint32_t p = 0; p * page_tokens < length; p++) pages[p] = e.page(layer, table[p]);
+    for (uint32_t t = begin; t < end; t++) {
+      for (uint32_t i = 0; i < heads; i++) rank.lengths[(t - begin) * heads + i] = e.step.positions[t] + 1;
+    }
+    const size_t row = static_cast<size_t>(begin) * heads;
+    e.kernels->attention({rank.q_absorbed + row * c.latent_dim(), pages, rank.lengths, rank.o_latent + row * c.kv_rank,
+                          rank.scores, length, e.softmax_scale, (end - begin) * heads, c.latent_dim(), c.kv_rank,
+                          page_tokens});
+    begin = end;
+  }
+  stage_done(Stage::Attention);
+}
+
+// attention[t][head] = V_h o_latent, own heads.
+void expand_values(Engine& e, Rank& rank, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const uint32_t n = e.step.tokens_count, heads = rank.heads.size();
+  const Weight& v_b = e.weight(rank, layer, Slot::AttnVB);
+  ShardBatch& batch = rank.batch;
+  batch.reset();
+  for (uint32_t i = 0; i < heads; i++) {
+    const float* o = rank.o_latent + static_cast<size_t>(i) * c.kv_rank;
+    batch.multiply(v_b, i, batch.put(v_b.type, o, n, c.kv_rank, static_cast<size_t>(heads) * c.kv_rank), kAllRows, n);
+  }
+  batch.run();
+  for (uint32_t i = 0; i < heads; i++) {
+    const float* values = batch.result(batch.jobs[i].y / sizeof(float));
+    for (uint32_t t = 0; t < n; t++) {
+      __builtin_memcpy(e.attention + (static_cast<size_t>(t) * c.heads + rank.heads.begin + i) * c.value_dim,
+                       values + static_cast<size_t>(t) * c.value_dim, c.value_dim * sizeof(float));
+    }
+  }
+  stage_done(Stage::AttentionOut);
+}
+
+// x += W_o attention, own rows.
+void project_output(Engine& e, Rank& rank, uint32_t layer) {
+  const uint32_t n = e.step.tokens_count, width = e.config.heads * e.config.value_dim;
+  const Weight& w = e.weight(rank, layer, Slot::AttnOutput);
+  ShardBatch& batch = rank.batch;
+  batch.reset();
+  const size_t y = batch.multiply(w, 0, batch.put(w.type, e.attention, n, width, width), kAllRows, n);
+  batch.run();
+  add_to_residual(e, rank, batch.result(y));
+  stage_done(Stage::AttentionOut);
+}
+
+}  // namespace
+
+void attend(Engine& e, Rank& rank, uint32_t r, uint32_t layer) {
+  norm_tokens(e, rank, e.vectors[layer].attn_norm);
+  project_inputs(e, rank, layer);
+  meet(e);
+  append_latents(e, r, layer);
+  if (e.config.q_rank) expand_queries(e, rank, layer);
+  absorb_keys(e, rank, layer);
+  meet(e);
+  attend_latents(e, rank, r, layer);
+  expand_values(e, rank, layer);
+  meet(e);
+  project_output(e, rank, layer);
+  meet(e);
+}
+
+}  // namespace perigee

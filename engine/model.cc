@@ -1,0 +1,59 @@
+// The forward pass.
+#include "door.h"
+#include "layers.h"
+#include "rope.h"
+
+namespace perigee {
+
+void meet(Engine& e) {
+  barrier_wait(e.barrier, e.limits.ranks, e.limits.spins);
+  stage_done(Stage::Wait);
+}
+
+void norm_tokens(Engine& e, Rank& rank, const float* weight) {
+  const uint32_t hidden = e.config.hidden;
+  for (uint32_t t = 0; t < e.step.tokens_count; t++) {
+    const size_t row = static_cast<size_t>(t) * hidden;
+    e.kernels->rms_norm(e.x + row, weight, e.config.rms_eps, hidden, rank.h + row);
+  }
+}
+
+void add_to_residual(Engine& e, const Rank& rank, const float* delta) {
+  const uint32_t width = rank.hidden_rows.size();
+  for (uint32_t t = 0; t < e.step.tokens_count; t++) {
+    float* x = e.x + static_cast<size_t>(t) * e.config.hidden + rank.hidden_rows.begin;
+    e.kernels->axpy(1.0f, delta + static_cast<size_t>(t) * width, width, x);
+  }
+}
+
+namespace {
+
+// cos and sin of every ranks-th token's position; read after the next barrier.
+void rotate_positions(Engine& e, uint32_t r) {
+  const uint32_t pairs = e.config.rope_dim / 2;
+  for (uint32_t t = r; t < e.step.tokens_count; t += e.limits.ranks) {
+    rope_table(e.frequencies, pairs, static_cast<uint32_t>(e.step.positions[t]), e.config.rope_magnitude,
+               e.rope + static_cast<size_t>(t) * e.config.rope_dim);
+  }
+}
+
+}  // namespace
+
+void engine_forward(Engine& e, uint32_t r) {
+  Rank& rank = e.ranks[r];
+  rotate_positions(e, r);
+  embed(e, rank, r);
+  meet(e);
+  for (uint32_t layer = 0; layer < e.config.layers; layer++) {
+    attend(e, rank, r, layer);
+    if (layer < e.config.dense_layers) {
+      dense_ffn(e, rank, r, layer);
+    } else {
+      moe_ffn(e, rank, r, layer);
+    }
+  }
+  head(e, rank);
+  meet(e);
+}
+
+}  // namespace perigee
