@@ -1,0 +1,29 @@
+// Which kernel tables this build has, fastest first.
+#include "kernels.h"
+
+namespace perigee {
+namespace {
+
+const Kernels* const kTables[] = {
+    &kScalarKernels,
+};
+
+bool equal(const char* a, const char* b) {
+  while (*a != 0 && *a == *b) a++, b++;
+  return *a == *b;
+}
+
+}  // namespace
+
+int kernel_count() { return int(sizeof(kTables) / sizeof(kTables[0])); }
+
+const Kernels& kernels_at(int index) { return *kTables[index]; }
+
+const Kernels* kernels_named(const char* name) {
+  if (name == nullptr) return kTables[0];
+  for (const Kernels* table : kTables)
+    if (equal(table->name, name)) return table;
+  return nullptr;
+}
+
+}  // namespace perigee
