@@ -42,16 +42,15 @@ export const catalogue = {
   TOKEN_OUT_OF_RANGE: entry<{ token: number; vocabulary: number }>(400, 2, (d) => `Token id ${d.token} does not exist; this model has ids 0 to ${d.vocabulary - 1}.`),
   MAX_TOKENS_INVALID: entry<{ maxTokens: number }>(400, 2, (d) => `The number of tokens to generate is ${d.maxTokens}; it must be a whole number of at least 1.`),
   ENGINE_LOADING: entry<{ percent: number }>(503, 1, (d) => `The model is being loaded (${d.percent} % read). Send the request again in a while.`),
-  ENGINE_GAVE_UP: entry<{ failures: number; what: string }>(503, 1, (d) => `The engine died ${d.failures} times in a row and is not started again; the last time ${d.what}. Read the log, then restart the server.`),
+  ENGINE_GAVE_UP: entry<{ failures: number; what: string }>(503, 1, (d) => `The engine died ${d.failures} times in a row and is not started again. Last failure: ${d.what}. Read the log, then restart the server.`),
   ENGINE_CLOSED: entry<Record<never, never>>(503, 1, () => 'The server is shutting down and takes no more requests. Send the request to another server, or again when it is back.'),
 
   // --- HTTP server --------------------------------------------------------------------------------------------------
-  BODY_NOT_JSON: entry<{ why: string }>(400, 2, (d) => `The request body is not JSON: ${d.why}. Send a JSON object with content-type application/json.`),
+  BODY_NOT_JSON: entry<{ why: string }>(400, 2, (d) => `The request body cannot be used: ${d.why}. Send a JSON object with content-type application/json.`),
   BODY_TOO_DEEP: entry<{ limit: number }>(400, 2, (d) => `The request body nests deeper than ${d.limit} levels. Flatten it.`),
-  BODY_FORBIDDEN_KEY: entry<{ key: string }>(400, 2, (d) => `The request body has the key '${d.key}', which is not accepted. Remove it.`),
   BODY_TOO_LARGE: entry<{ limit: number }>(413, 2, (d) => `The request body is larger than ${d.limit} bytes. Send a smaller one.`),
   BODY_WRONG_TYPE: entry<{ type: string }>(415, 2, (d) => `The request body is sent as '${d.type}'. Send it with content-type application/json.`),
-  REQUEST_INVALID: entry<{ why: string }>(400, 2, (d) => `The request cannot be read: ${d.why}.`),
+  REQUEST_MALFORMED: entry<{ why: string }>(400, 2, (d) => `The request cannot be read: ${d.why}.`),
   ROUTE_UNKNOWN: entry<{ method: string; path: string }>(404, 2, (d) => `There is no ${d.method} ${d.path} here. Chat is at POST /v1/chat/completions; GET /health shows the state of the server.`),
   METHOD_NOT_ALLOWED: entry<{ method: string; path: string; allowed: string }>(405, 2, (d) => `${d.path} does not take ${d.method}. Use ${d.allowed}.`),
   MODEL_UNKNOWN: entry<{ model: string; served: string }>(404, 2, (d) => `The model '${d.model}' is not served here. This server has '${d.served}'.`),
@@ -72,7 +71,14 @@ export const catalogue = {
   CONVERT_TENSOR_SHAPE: entry<{ tensor: string; found: string; expected: string }>(500, 2, (d) => `Tensor ${d.tensor} has shape [${d.found}]; config.json implies [${d.expected}]. config.json and weights belong to different models.`),
   CONVERT_DTYPE: entry<{ tensor: string; dtype: string; supported: string }>(500, 2, (d) => `Tensor ${d.tensor} is stored as ${d.dtype}; Perigee converts ${d.supported}.`),
   CONVERT_TOKENIZER: entry<{ file: string; why: string }>(500, 2, (d) => `The tokenizer in '${d.file}' cannot be converted: ${d.why}.`),
+  CONVERT_NOT_FINITE: entry<{ tensor: string }>(500, 2, (d) => `Tensor ${d.tensor} has a NaN or an infinity among its weights. Its download is damaged, or the checkpoint is; fetch it again.`),
   CONVERT_TYPE: entry<{ type: string; known: string }>(500, 2, (d) => `There is no output type '${d.type}'. Choose one of ${d.known}.`),
+
+  // --- selector and command line ------------------------------------------------------------------------------------
+  ISA_UNAVAILABLE: entry<{ isa: string; why: string }>(500, 2, (d) => `Kernel set '${d.isa}' cannot run here: ${d.why}. Leave --isa out to let Perigee choose.`),
+  OPTION_INVALID: entry<{ option: string; value: string; expected: string }>(500, 2, (d) => `${d.option} is '${d.value}'; it must be ${d.expected}.`),
+  INPUT_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' cannot be used: ${d.why}.`),
+  CONFIG_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `The configuration file '${d.file}' cannot be used: ${d.why}. It is YAML with one option a line, named as on the command line without the dashes (threads: 4).`),
 } as const;
 
 export type ErrorCode = keyof typeof catalogue;

@@ -10,6 +10,7 @@ import { blockShapes, GgmlType, type GgmlTypeName } from './types.ts';
 /** Type ids of metadata values, as the format numbers them. */
 const valueTypes = { u8: 0, u16: 2, u32: 4, i32: 5, f32: 6, bool: 7, string: 8, array: 9, u64: 10 } as const;
 type NumberType = 'u8' | 'u16' | 'u32' | 'i32' | 'f32' | 'u64';
+const numberBytes: Record<NumberType, number> = { u8: 1, u16: 2, u32: 4, i32: 4, f32: 4, u64: 8 };
 
 /** One metadata entry with the type it is stored as. */
 export type GgufEntry =
@@ -57,12 +58,14 @@ class HeaderWriter {
   }
 
   number(type: NumberType, value: number): void {
-    if (type === 'u8') this.#buffer.writeUInt8(value, this.#room(1));
-    else if (type === 'u16') this.#buffer.writeUInt16LE(value, this.#room(2));
-    else if (type === 'u32') this.#buffer.writeUInt32LE(value, this.#room(4));
-    else if (type === 'i32') this.#buffer.writeInt32LE(value, this.#room(4));
-    else if (type === 'f32') this.#buffer.writeFloatLE(value, this.#room(4));
-    else this.#buffer.writeBigUInt64LE(BigInt(value), this.#room(8));
+    // Room first: it may replace the buffer.
+    const at = this.#room(numberBytes[type]);
+    if (type === 'u8') this.#buffer.writeUInt8(value, at);
+    else if (type === 'u16') this.#buffer.writeUInt16LE(value, at);
+    else if (type === 'u32') this.#buffer.writeUInt32LE(value, at);
+    else if (type === 'i32') this.#buffer.writeInt32LE(value, at);
+    else if (type === 'f32') this.#buffer.writeFloatLE(value, at);
+    else this.#buffer.writeBigUInt64LE(BigInt(value), at);
   }
 
   string(text: string): void {
