@@ -45,6 +45,13 @@ export const catalogue = {
   ENGINE_GAVE_UP: entry<{ failures: number; what: string }>(503, 1, (d) => `The engine died ${d.failures} times in a row and is not started again. Last failure: ${d.what}. Read the log, then restart the server.`),
   ENGINE_CLOSED: entry<Record<never, never>>(503, 1, () => 'The server is shutting down and takes no more requests. Send the request to another server, or again when it is back.'),
 
+  // --- tokenizer and sampling ---------------------------------------------------------------------------------------
+  TOKENIZER_NOT_FOUND: entry<{ path: string; missing: string }>(500, 2, (d) => `No tokenizer in '${d.path}': ${d.missing} is missing. Give a GGUF file, or a folder with tiktoken.model and tokenizer_config.json.`),
+  TOKENIZER_UNSUPPORTED: entry<{ file: string; found: string }>(500, 2, (d) => `'${d.file}' has a tokenizer that Perigee does not know: ${d.found}. It reads Kimi K2's, which is model 'gpt2', pre 'kimi-k2' in GGUF files.`),
+  TOKENIZER_BAD_CONFIG: entry<{ file: string; what: string }>(500, 2, (d) => `'${d.file}' cannot be used: ${d.what}. Fetch the file again.`),
+  VOCABULARY_BAD: entry<{ file: string; what: string }>(500, 2, (d) => `The vocabulary in '${d.file}' cannot be used: ${d.what}. Fetch or convert the file again.`),
+  NO_TOKEN_ALLOWED: entry<Record<never, never>>(400, 1, () => 'No token can be chosen: every logit is -infinity or not a number. Forbid fewer tokens with logit_bias; without any, the model is damaged.'),
+
   // --- HTTP server --------------------------------------------------------------------------------------------------
   BODY_NOT_JSON: entry<{ why: string }>(400, 2, (d) => `The request body cannot be used: ${d.why}. Send a JSON object with content-type application/json.`),
   BODY_TOO_DEEP: entry<{ limit: number }>(400, 2, (d) => `The request body nests deeper than ${d.limit} levels. Flatten it.`),
