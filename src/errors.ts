@@ -86,6 +86,17 @@ export const catalogue = {
   OPTION_INVALID: entry<{ option: string; value: string; expected: string }>(500, 2, (d) => `${d.option} is '${d.value}'; it must be ${d.expected}.`),
   INPUT_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' cannot be used: ${d.why}.`),
   CONFIG_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `The configuration file '${d.file}' cannot be used: ${d.why}. It is YAML with one option a line, named as on the command line without the dashes (threads: 4).`),
+
+  // --- chat ---------------------------------------------------------------------------------------------------------
+  TEMPLATE_INVALID: entry<{ why: string }>(500, 2, (d) => `The model's chat template cannot be read: ${d.why}. Use a model file with a sound template, or with none: then Kimi K2's own format is used.`),
+  TEMPLATE_FAILED: entry<{ why: string }>(500, 1, (d) => `The model's chat template failed on this conversation: ${d.why}. Use a model file with a sound template, or with none: then Kimi K2's own format is used.`),
+  TEMPLATE_UNBOUNDED: entry<{ limit: string }>(500, 1, (d) => `The model's chat template was stopped: it took ${d.limit}. Use a model file with a sound template, or with none: then Kimi K2's own format is used.`),
+  TEMPLATE_REFUSED: entry<{ why: string }>(400, 2, (d) => `The model's chat template does not accept this conversation: ${d.why}. Change the messages accordingly.`),
+  MAX_TOKENS_EXCEEDS_CONTEXT: entry<{ promptTokens: number; maxTokens: number; contextTokens: number }>(400, 2, (d) => `The prompt has ${d.promptTokens} tokens and the answer may have ${d.maxTokens}, together ${d.promptTokens + d.maxTokens}; the context holds ${d.contextTokens}. Lower max_tokens to ${d.contextTokens - d.promptTokens} or leave it out, or shorten the prompt.`),
+
+  // --- API ----------------------------------------------------------------------------------------------------------
+  FIELD_INVALID: entry<{ field: string; expected: string; found: string }>(400, 2, (d) => `'${d.field}' must be ${d.expected}; it is ${d.found}.`),
+  FIELD_UNSUPPORTED: entry<{ field: string; value: string; advice: string }>(400, 2, (d) => `'${d.field}' is ${d.value}, which this server does not support. ${d.advice}`),
 } as const;
 
 export type ErrorCode = keyof typeof catalogue;
