@@ -72,7 +72,7 @@ class Scheduler implements EngineClient {
     return {
       state: this.#state,
       selection: this.#selection,
-      running: this.#running.length,
+      running: this.#live(),
       waiting: this.#waiting.length,
       restarts: 0,
       lastFailure: this.#failure?.message ?? null,
@@ -91,13 +91,18 @@ class Scheduler implements EngineClient {
     if (this.#state === 'closed') throw perigeeError('ENGINE_CLOSED', {});
     if (this.#failure !== null) throw this.#failure;
     checkRequest(request, this.contextTokens, this.config.vocabulary);
-    if (this.#running.length + this.#waiting.length >= concurrentSequences + this.#queueLength) {
+    if (this.#live() + this.#waiting.length >= concurrentSequences + this.#queueLength) {
       throw perigeeError('QUEUE_FULL', { waiting: this.#waiting.length });
     }
     const sequence = new Sequence(request, createSampler(request.sampling, request.prompt), () => this.#kick());
     this.#waiting.push(sequence);
     this.#kick();
     return sequence;
+  }
+
+  /** Running sequences that somebody still waits for; a cancelled one leaves after the step under way. */
+  #live(): number {
+    return this.#running.filter((sequence) => !sequence.cancelled).length;
   }
 
   #cancel(sequence: Sequence, reason: unknown): void {
