@@ -39,10 +39,9 @@ void rope_frequencies(const ModelConfig& config, float* out) {
 void rope_table(const float* frequencies, uint32_t pairs, uint32_t position, float magnitude, float* out) {
   for (uint32_t i = 0; i < pairs; i++) {
     const float angle = static_cast<float>(position) * frequencies[i];
-    double sine, cosine;
-    sincos_double(angle, &sine, &cosine);
-    out[2 * i] = static_cast<float>(cosine) * magnitude;
-    out[2 * i + 1] = static_cast<float>(sine) * magnitude;
+    const SinCos turned = sin_cos_double(angle);
+    out[2 * i] = static_cast<float>(turned.cos) * magnitude;
+    out[2 * i + 1] = static_cast<float>(turned.sin) * magnitude;
   }
 }
 

@@ -18,6 +18,9 @@ function entry<Details>(status: number, exit: 1 | 2, say: (details: Details) => 
 export const catalogue = {
   // --- engine and runtime -------------------------------------------------------------------------------------------
   ENGINE_FAILED: entry<{ what: string }>(500, 1, (d) => `The engine failed: ${d.what}. It is being started again; send the request once more.`),
+  MODEL_SHAPE_REFUSED: entry<{ name: string }>(500, 2, (d) => `The engine cannot run the shape of ${d.name}: a dimension is zero, odd where it must be even, or beyond its bounds. 'perigee inspect' shows the numbers.`),
+  CONTEXT_TOO_LARGE: entry<{ context: number; bytes: number; most: number }>(500, 2, (d) => `A context of ${d.context} tokens needs ${(d.bytes / 1e9).toFixed(1)} GB of working memory, and WebAssembly gives at most ${(d.most / 1e9).toFixed(1)} GB. Ask for less with --cache_lens.`),
+  MODEL_FILE_SHRANK: entry<{ path: string; position: number }>(500, 2, (d) => `${d.path} ended at byte ${d.position} while it was being read: it has become shorter since it was opened. Copy the file again.`),
   BACKEND_UNAVAILABLE: entry<{ backend: string; why: string }>(500, 2, (d) => `Backend '${d.backend}' cannot run here: ${d.why}. Use --backend auto to let Perigee choose.`),
 
   // --- model files --------------------------------------------------------------------------------------------------
@@ -85,6 +88,7 @@ export const catalogue = {
   ISA_UNAVAILABLE: entry<{ isa: string; why: string }>(500, 2, (d) => `Kernel set '${d.isa}' cannot run here: ${d.why}. Leave --isa out to let Perigee choose.`),
   OPTION_INVALID: entry<{ option: string; value: string; expected: string }>(500, 2, (d) => `${d.option} is '${d.value}'; it must be ${d.expected}.`),
   INPUT_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' cannot be used: ${d.why}.`),
+  CHECKPOINT_NOT_CONVERTED: entry<{ folder: string; file: string }>(500, 2, (d) => `'${d.folder}' is a Hugging Face checkpoint, and models run from GGUF. Convert it once: perigee convert ${d.folder} ${d.file} --type q8_0`),
   CONFIG_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `The configuration file '${d.file}' cannot be used: ${d.why}. It is YAML with one option a line, named as on the command line without the dashes (threads: 4).`),
 
   // --- chat ---------------------------------------------------------------------------------------------------------

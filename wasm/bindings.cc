@@ -36,9 +36,13 @@ extern unsigned char __heap_base;
 
 EXPORT(heap_base) uint32_t export_heap_base() { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(&__heap_base)); }
 
-// The kernel tables of this module, fastest first; null past the last.
+// The kernel tables of this module, fastest first: name and table, null past the last. Static data has the same address in
+// every memory the module is instantiated on, so a table's address found once serves all shards.
 EXPORT(isa_name) const char* export_isa_name(uint32_t index) {
   return index < static_cast<uint32_t>(kernel_count()) ? kernels_at(static_cast<int>(index)).name : nullptr;
+}
+EXPORT(isa_kernels) const Kernels* export_isa_kernels(uint32_t index) {
+  return index < static_cast<uint32_t>(kernel_count()) ? &kernels_at(static_cast<int>(index)) : nullptr;
 }
 
 EXPORT(engine_bytes) double export_engine_bytes(const ModelConfig* config, const Limits* limits) {
@@ -68,10 +72,10 @@ EXPORT(engine_check_step) Status export_check_step(const Engine* engine) { retur
 EXPORT(engine_forward) void export_forward(Engine* engine, uint32_t rank) { engine_forward(*engine, rank); }
 EXPORT(engine_abort) void export_abort(Engine* engine) { engine_abort(*engine); }
 
-// Shard side: jobs by the kernel table `isa` (an address of a name), all addresses in the shard's memory.
+// Shard side: all addresses lie in the shard's memory.
 EXPORT(run_jobs)
-void export_run_jobs(const char* isa, const Job* jobs, uint32_t count, const uint8_t* input, uint8_t* output) {
-  run_jobs(*kernels_named(isa), jobs, count, input, output);
+void export_run_jobs(const Kernels* kernels, const Job* jobs, uint32_t count, const uint8_t* input, uint8_t* output) {
+  run_jobs(*kernels, jobs, count, input, output);
 }
 
 // `rows` weight rows of `type` to floats [rows][cols].

@@ -1,0 +1,51 @@
+/** Loads a model onto a backend: the one way to a Runtime. */
+import type { GgufModel } from '../gguf/types.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { modelTensors } from '../model/tensors.ts';
+import type { Recipes } from './place.ts';
+import { type LoadProgress, pageTokens, type Runtime } from './runtime.ts';
+import { startWasm } from './wasm-runtime.ts';
+
+export interface LoadOptions {
+  readonly gguf: GgufModel;
+  readonly config: ModelConfig;
+  /** How to make the bytes of a synthetic model; null: they are in the files. */
+  readonly recipes?: Recipes;
+  readonly build: 'simd128' | 'relaxed';
+  /** Kernel table by name; null: the fastest of the build. */
+  readonly isa?: string | null;
+  readonly threads: number;
+  /** Float activations everywhere: slow, for reference runs. */
+  readonly exact?: boolean;
+  /** Positions the KV cache holds; default: what the model was trained for, at most `defaultContext`. */
+  readonly contextTokens?: number;
+  /** Most tokens of one step; default `defaultBatchTokens`. */
+  readonly batchTokens?: number;
+  readonly onProgress?: (progress: LoadProgress) => void;
+}
+
+/** Enough for long chats, small enough for every machine; --cache_lens raises it. */
+export const defaultContext = 8192;
+/** Long enough that each expert of the family's models sees dozens of tokens per step, so its weights are read for many. */
+export const defaultBatchTokens = 512;
+/** Logits kept at once, so that scoring a large vocabulary stays within this many bytes. */
+const logitsBytes = 64 << 20;
+
+export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
+  const { gguf, config } = options;
+  const context = Math.min(options.contextTokens ?? Math.min(config.context, defaultContext), config.context);
+  const batchTokens = Math.min(options.batchTokens ?? defaultBatchTokens, context);
+  const batchOutputs = Math.max(1, Math.min(batchTokens, Math.floor(logitsBytes / 4 / config.vocabulary)));
+  return startWasm({
+    config,
+    tensors: modelTensors(gguf, config),
+    files: gguf.files.map(({ path }) => path),
+    recipes: options.recipes ?? null,
+    build: options.build,
+    isa: options.isa ?? null,
+    threads: options.threads,
+    exact: options.exact ?? false,
+    limits: { batchTokens, batchOutputs, batchSequences: 1, pages: Math.ceil(context / pageTokens), context },
+    onProgress: options.onProgress ?? (() => {}),
+  });
+}

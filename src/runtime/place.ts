@@ -1,0 +1,90 @@
+/** From a placement to what the ranks load: shards with their pieces, and the addresses of every matrix. */
+import type { Piece, Shard } from '../../wasm/rank-task.ts';
+import type { GgufTensor } from '../gguf/types.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { type Binding, type Placed, planRank } from '../model/plan.ts';
+import type { SyntheticRecipe } from '../model/synthetic-blocks.ts';
+import type { ModelTensors } from '../model/tensors.ts';
+import { align } from '../../wasm/core.ts';
+
+/** How to make each tensor of a synthetic model; null: the bytes are in files. */
+export type Recipes = ReadonlyMap<string, SyntheticRecipe> | null;
+
+export interface PlacedRank {
+  readonly bindings: readonly Binding[];
+  readonly shards: readonly Shard[];
+}
+
+/** One WebAssembly memory's most bytes. */
+const memoryLimit = 2 ** 32;
+const jobBytes = 48;
+
+/**
+ * Places every rank. Each shard begins with the module's data and stack (up to `begin`), then a region for calls, then
+ * weights.
+ */
+export function placeShards(
+  config: ModelConfig, tensors: ModelTensors, recipes: Recipes, ranks: number, begin: number, call: { input: number; output: number },
+): PlacedRank[] {
+  const jobsAddress = align(begin, 64);
+  const mostJobs = Math.max(2 * config.experts, config.heads, config.hidden) + 1024;
+  const inputAddress = align(jobsAddress + mostJobs * jobBytes, 64);
+  const outputAddress = align(inputAddress + call.input, 64);
+  const space = { begin: align(outputAddress + call.output, 64), end: memoryLimit };
+  return Array.from({ length: ranks }, (_, rank) => {
+    const plan = planRank(config, tensors, rank, ranks, space);
+    const pieces: Piece[][] = plan.shardBytes.map(() => []);
+    for (const binding of plan.bindings) {
+      if (binding.slot === 'output' && !tensors.output) continue; // the embedding's bytes, placed already
+      for (const placed of binding.matrices) addPiece(pieces[placed.shard] as Piece[], placed, recipes);
+    }
+    const shards = plan.shardBytes.map((memoryBytes, index) => ({
+      memoryBytes, pieces: pieces[index] as Piece[], jobsAddress, inputAddress, outputAddress,
+    }));
+    return { bindings: plan.bindings, shards };
+  });
+}
+
+/** Appends the bytes of one matrix, joined to the last piece where both file and memory go on without a gap. */
+function addPiece(pieces: Piece[], placed: Placed, recipes: Recipes): void {
+  const { tensor, address, bytes, transposed } = placed;
+  if (bytes === 0) return;
+  const offset = tensor.offset + placed.offset;
+  const last = pieces.at(-1);
+  const recipe = recipes?.get(tensor.name);
+  if (transposed) {
+    pieces.push({ kind: 'transposed', file: tensor.file, offset, type: tensor.type, ...transposed, address });
+    return;
+  }
+  if (recipe) {
+    pieces.push({ kind: 'synthetic', recipe, offset: placed.offset, bytes, address });
+    return;
+  }
+  if (last?.kind === 'file' && last.file === tensor.file && last.offset + last.bytes === offset && last.address + last.bytes === address) {
+    pieces[pieces.length - 1] = { ...last, bytes: last.bytes + bytes };
+    return;
+  }
+  pieces.push({ kind: 'file', file: tensor.file, offset, bytes, address });
+}
+
+function allTensors(tensors: ModelTensors): GgufTensor[] {
+  const layers = tensors.layers.flatMap((layer) => Object.values(layer));
+  return [tensors.token_embd, tensors.output_norm, ...(tensors.output ? [tensors.output] : []), ...layers];
+}
+
+export function weightBytes(tensors: ModelTensors): number {
+  return allTensors(tensors).reduce((sum, tensor) => sum + tensor.bytes, 0);
+}
+
+/** Bytes of weights that one decoded token reads: all matrices but the embedding table, and of the experts the chosen ones. */
+export function activeBytes(config: ModelConfig, tensors: ModelTensors): number {
+  const { experts, expertsUsed, vocabulary } = config;
+  const row = tensors.token_embd.bytes / vocabulary;
+  let bytes = row + (tensors.output ?? tensors.token_embd).bytes + tensors.output_norm.bytes;
+  for (const layer of tensors.layers) {
+    for (const [slot, tensor] of Object.entries(layer)) {
+      bytes += slot.endsWith('_exps') ? (tensor.bytes / experts) * expertsUsed : tensor.bytes;
+    }
+  }
+  return bytes;
+}

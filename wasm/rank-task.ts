@@ -1,0 +1,61 @@
+/** What the runtime tells a rank to load and where the two meet; plain data, memories and one compiled module. */
+import type { GgmlTypeName } from '../src/gguf/types.ts';
+import type { SyntheticRecipe } from '../src/model/synthetic-blocks.ts';
+
+/** Bytes to bring into a shard: as they are in the file, or made. */
+export type Piece =
+  | { readonly kind: 'file'; readonly file: number; readonly offset: number; readonly bytes: number; readonly address: number }
+  /**
+   * The key half of one head of an old-style kv_b matrix: `rows` rows of `columns` values of `type`, which become the
+   * float32 matrix [columns][rows] that the absorbed query needs.
+   */
+  | {
+      readonly kind: 'transposed';
+      readonly file: number;
+      readonly offset: number;
+      readonly type: GgmlTypeName;
+      readonly rows: number;
+      readonly columns: number;
+      readonly address: number;
+    }
+  /** Random blocks of a synthetic model: `bytes` bytes from byte `offset` of the tensor. */
+  | {
+      readonly kind: 'synthetic';
+      readonly recipe: SyntheticRecipe;
+      readonly offset: number;
+      readonly bytes: number;
+      readonly address: number;
+    };
+
+/** One weight memory. Addresses count from its first byte, which the module's own data and stack occupy. */
+export interface Shard {
+  readonly memoryBytes: number;
+  readonly pieces: readonly Piece[];
+  /** Where a call's jobs, activations and results lie in this memory. */
+  readonly jobsAddress: number;
+  readonly inputAddress: number;
+  readonly outputAddress: number;
+}
+
+/** Words of the control block, an Int32Array in the state memory. */
+export const Control = { Sequence: 0, Finished: 1, Done: 2, Quit: 3, Loaded: 4, FirstRank: 16 } as const;
+/** Per rank, from FirstRank on: KiB loaded so far. */
+export const controlWords = (ranks: number): number => Control.FirstRank + ranks;
+
+export interface RankTask {
+  readonly rank: number;
+  readonly ranks: number;
+  readonly module: WebAssembly.Module;
+  /** Index of the kernel table in the module. */
+  readonly isaIndex: number;
+  readonly state: WebAssembly.Memory;
+  /** Top of this rank's stack in the state memory. */
+  readonly stackTop: number;
+  readonly engine: number;
+  /** Byte offset of the control block in the state memory. */
+  readonly control: number;
+  /** Byte offset of this rank's stage times, float64 milliseconds. */
+  readonly stageTimes: number;
+  readonly files: readonly string[];
+  readonly shards: readonly Shard[];
+}
