@@ -14,3 +14,12 @@ export interface SamplingOptions {
   /** Same seed, same prompt, same options: same tokens. */
   readonly seed: number;
 }
+
+/** Chooses the tokens of one sequence. */
+export interface Sampler {
+  /**
+   * The next token, given the logits over the whole vocabulary, which are left as they are. The token is remembered for the
+   * penalties. Throws NO_TOKEN_ALLOWED when nothing can be chosen.
+   */
+  next(logits: Float32Array): number;
+}
