@@ -161,8 +161,14 @@ class Scheduler implements EngineClient {
     for (const { sequence, count, output } of parts) {
       sequence.computed += count;
       if (output === null || sequence.cancelled) continue;
-      const ended = sequence.advance(logits.subarray(output * vocabulary, (output + 1) * vocabulary), this.contextTokens);
-      if (ended) this.#retire(sequence);
+      try {
+        const row = logits.subarray(output * vocabulary, (output + 1) * vocabulary);
+        if (sequence.advance(row, this.contextTokens)) this.#retire(sequence);
+      } catch (error) {
+        // What a sampler cannot do is that request's affair, not the engine's.
+        sequence.events.fail(error);
+        this.#retire(sequence);
+      }
     }
   }
 

@@ -1,16 +1,12 @@
 /** One request on its way through the engine: its tokens, its pages, how far it is computed, and who listens. */
+import type { Sampler } from '../sampling/types.ts';
 import { EventChannel } from './event-channel.ts';
 import type { FinishReason, GenerationRequest, GenerationTiming } from './types.ts';
-
-/** Chooses the next token from the logits of the last position. */
-export interface TokenSampler {
-  sample(logits: Float32Array): number;
-}
 
 export class Sequence {
   readonly request: GenerationRequest;
   readonly events: EventChannel;
-  readonly #sampler: TokenSampler;
+  readonly #sampler: Sampler;
   /** The prompt, then what was generated. */
   readonly tokens: number[];
   /** Positions whose latents are in the pages, from 0. */
@@ -22,7 +18,7 @@ export class Sequence {
   #firstTokenAt = 0;
   #decoded = 0;
 
-  constructor(request: GenerationRequest, sampler: TokenSampler, drained: () => void) {
+  constructor(request: GenerationRequest, sampler: Sampler, drained: () => void) {
     this.request = request;
     this.#sampler = sampler;
     this.tokens = [...request.prompt];
@@ -37,9 +33,9 @@ export class Sequence {
     this.events.push({ type: 'started', promptTokens: this.request.prompt.length, cachedTokens });
   }
 
-  /** Takes the next token from the logits of its last position. Returns true when that ended the sequence. */
+  /** Takes the next token from the logits of its last position. Returns true when that ended the sequence. Throws NO_TOKEN_ALLOWED. */
   advance(logits: Float32Array, contextTokens: number): boolean {
-    const token = this.#sampler.sample(logits);
+    const token = this.#sampler.next(logits);
     if (this.#decoded === 0) this.#firstTokenAt = performance.now();
     this.#decoded++;
     if (this.request.stopTokens.includes(token)) return this.#end('stop', token);

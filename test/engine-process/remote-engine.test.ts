@@ -12,6 +12,9 @@ const entry = fileURLToPath(new URL('fake-engine-main.ts', import.meta.url));
 const answer = [10, 11, 12, 13, 14, 15];
 const poison = 40;
 
+// Each test starts a Node process or several.
+vi.setConfig({ testTimeout: 60_000 });
+
 let engine: RemoteEngine;
 afterEach(() => engine.close());
 
@@ -79,7 +82,7 @@ test.each(['SIGKILL', 'SIGSEGV'] as const)('%s fails the requests in flight, and
   await expect(drain(running)).rejects.toMatchObject({ code: 'ENGINE_FAILED', message: expect.stringContaining(signal) });
   await expect(waiting).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
   await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_LOADING', status: 503 });
-  await vi.waitFor(() => expect(engine.status().state).toBe('ready'), 10_000);
+  await vi.waitFor(() => expect(engine.status().state).toBe('ready'), 50_000);
   expect(await tokens()).toEqual(answer);
   expect(engine.status()).toMatchObject({ restarts: 1, lastFailure: expect.stringContaining(signal) });
   expect(states).toEqual(['ready', 'loading', 'ready']);
@@ -88,7 +91,7 @@ test.each(['SIGKILL', 'SIGSEGV'] as const)('%s fails the requests in flight, and
 test('a runtime that fails ends its process with the reason, and a fresh one follows', async () => {
   await start();
   await expect(tokens(request({ prompt: [poison, 1] }))).rejects.toThrow('rank 1 trapped');
-  await vi.waitFor(() => expect(engine.status()).toMatchObject({ state: 'ready', restarts: 1 }), 10_000);
+  await vi.waitFor(() => expect(engine.status()).toMatchObject({ state: 'ready', restarts: 1 }), 50_000);
   expect(engine.status().lastFailure).toContain('rank 1 trapped');
   expect(await tokens()).toEqual(answer);
 });
@@ -99,11 +102,11 @@ test('an engine that dies again and again is given up, and says so', async () =>
   await start({ brokenBy });
   writeFileSync(brokenBy, '');
   process.kill(engine.pid!, 'SIGKILL');
-  await vi.waitFor(() => expect(engine.status().state).toBe('failed'), 20_000);
+  await vi.waitFor(() => expect(engine.status().state).toBe('failed'), 50_000);
   expect(engine.status().restarts).toBe(4);
   await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_GAVE_UP', status: 503 });
   rmSync(folder, { recursive: true });
-}, 30_000);
+});
 
 test('a model that cannot be loaded rejects with its own error and is not tried again', async () => {
   const progress: number[] = [];

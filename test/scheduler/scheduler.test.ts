@@ -98,6 +98,14 @@ describe('a request that cannot work is refused before a step', () => {
   });
 });
 
+test('a request whose sampling forbids every token fails alone', async () => {
+  const { engine } = start();
+  const nothing = range(0, 60).concat(60, 61, 62, 63).map((token) => [token, Number.NEGATIVE_INFINITY] as const);
+  const hopeless = collect(engine, request([1], { sampling: { ...greedy, logitBias: nothing } }));
+  await expect(hopeless).rejects.toMatchObject({ code: 'NO_TOKEN_ALLOWED' });
+  expect((await collect(engine, request([1]))).tokens).toEqual(expected([1], 8));
+});
+
 describe('prefix reuse', () => {
   test('computes only what follows the common prefix, with the same result', async () => {
     const { runtime, engine } = start();
@@ -193,7 +201,7 @@ describe('cancelling', () => {
       },
     });
     const prompt = range(0, 100);
-    const events = engine.generate(request(prompt), abort.signal);
+    const events = engine.generate(request(prompt), abort.signal)[Symbol.asyncIterator]();
     await events.next();
     await expect(events.next()).rejects.toThrow('enough');
     const { started, tokens } = await collect(engine, request(prompt));
@@ -208,7 +216,7 @@ describe('cancelling', () => {
     const first = collect(engine, request([1]));
     await arrived;
     const abort = new AbortController();
-    const waiting = engine.generate(request([2]), abort.signal).next();
+    const waiting = engine.generate(request([2]), abort.signal)[Symbol.asyncIterator]().next();
     abort.abort(new Error('left'));
     await expect(waiting).rejects.toThrow('left');
     expect(engine.status()).toMatchObject({ running: 1, waiting: 0 });
@@ -219,7 +227,8 @@ describe('cancelling', () => {
 
   test('an aborted signal is refused at once', async () => {
     const { runtime, engine } = start();
-    await expect(engine.generate(request([1]), AbortSignal.abort(new Error('gone'))).next()).rejects.toThrow('gone');
+    const refused = engine.generate(request([1]), AbortSignal.abort(new Error('gone')));
+    await expect(refused[Symbol.asyncIterator]().next()).rejects.toThrow('gone');
     expect(runtime.batches).toHaveLength(0);
   });
 
@@ -235,15 +244,15 @@ describe('cancelling', () => {
 
 test('a consumer that stops reading pauses its generation', async () => {
   const { runtime, engine } = start({ pages: 20 });
-  const events = engine.generate(request([1], { maxTokens: 1000 }));
+  const events = engine.generate(request([1], { maxTokens: 1000 }))[Symbol.asyncIterator]();
   await events.next();
   // Far more turns than steps to fill the bound.
   for (let i = 0; i < 1000; i++) await new Promise((resolve) => setImmediate(resolve));
   const paused = runtime.batches.length;
   expect(paused).toBeLessThan(70);
-  const rest = [];
-  for await (const event of events) rest.push(event);
-  expect(rest.filter((event) => event.type === 'token')).toHaveLength(1000);
+  let read = 0;
+  for (let next = await events.next(); !next.done; next = await events.next()) if (next.value.type === 'token') read++;
+  expect(read).toBe(1000);
 });
 
 describe('a runtime that fails', () => {
