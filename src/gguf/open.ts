@@ -69,7 +69,14 @@ function partPaths(path: string, count: number): string[] {
 }
 
 async function requireParts(paths: readonly string[]): Promise<void> {
-  const found = await Promise.all(paths.map((path) => stat(path).then((info) => info.isFile(), () => false)));
+  const found = await Promise.all(
+    paths.map((path) =>
+      stat(path).then(
+        (info) => info.isFile(),
+        () => false,
+      ),
+    ),
+  );
   const missing = paths.filter((_, index) => !found[index]);
   if (missing.length === 0) return;
   const what = `${missing.length} of ${paths.length} parts are missing: ${missing.join(', ')}`;
@@ -85,7 +92,8 @@ function checkParts(parts: readonly OpenedFile[]): void {
       ['split.count', parts.length],
     ] as const) {
       const found = part.metadata.get(key);
-      if (found !== expected) throw perigeeError('GGUF_BAD_SPLIT', { what: `'${part.path}' says ${key} ${found}, expected ${expected}` });
+      if (found !== expected)
+        throw perigeeError('GGUF_BAD_SPLIT', { what: `'${part.path}' says ${key} ${found}, expected ${expected}` });
     }
     for (const key of ['general.architecture', 'general.name', 'split.tensors.count']) {
       const found = part.metadata.get(key);
@@ -112,7 +120,9 @@ function joinParts(parts: readonly OpenedFile[]): GgufModel {
   const first = parts[0] as OpenedFile;
   const declared = first.metadata.get('split.tensors.count');
   if (parts.length > 1 && declared !== tensors.size) {
-    throw perigeeError('GGUF_BAD_SPLIT', { what: `its parts hold ${tensors.size} tensors, split.tensors.count says ${declared}` });
+    throw perigeeError('GGUF_BAD_SPLIT', {
+      what: `its parts hold ${tensors.size} tensors, split.tensors.count says ${declared}`,
+    });
   }
   const files = parts.map(({ path, bytes }) => ({ path, bytes }));
   return { files, version: first.version, metadata: first.metadata, tensors };

@@ -21,7 +21,21 @@ const limits = { keyBytes: 65_535, arrayItems: 1 << 24, entries: 1 << 16, tensor
 const smallestEntry = 8 + 1 + 4 + 1;
 const smallestTensor = 8 + 1 + 4 + 8 + 4 + 8;
 
-const typeIds = { u8: 0, i8: 1, u16: 2, i16: 3, u32: 4, i32: 5, f32: 6, bool: 7, string: 8, array: 9, u64: 10, i64: 11, f64: 12 };
+const typeIds = {
+  u8: 0,
+  i8: 1,
+  u16: 2,
+  i16: 3,
+  u32: 4,
+  i32: 5,
+  f32: 6,
+  bool: 7,
+  string: 8,
+  array: 9,
+  u64: 10,
+  i64: 11,
+  f64: 12,
+};
 
 interface NumberReader {
   readonly bytes: number;
@@ -48,10 +62,27 @@ const numberReaders = new Map<number, NumberReader>([
 ]);
 
 /** Numeric id to name for the types we read, and names of ggml's others, so that an error can say what it met. */
-const readableTypes = new Map<number, GgmlTypeName>(Object.entries(GgmlType).map(([name, id]) => [id, name as GgmlTypeName]));
+const readableTypes = new Map<number, GgmlTypeName>(
+  Object.entries(GgmlType).map(([name, id]) => [id, name as GgmlTypeName]),
+);
 const otherTypes = new Map<number, string>([
-  [9, 'Q8_1'], [15, 'Q8_K'], [16, 'IQ2_XXS'], [17, 'IQ2_XS'], [18, 'IQ3_XXS'], [19, 'IQ1_S'], [21, 'IQ3_S'], [22, 'IQ2_S'],
-  [24, 'I8'], [25, 'I16'], [26, 'I32'], [27, 'I64'], [28, 'F64'], [29, 'IQ1_M'], [34, 'TQ1_0'], [35, 'TQ2_0'], [39, 'MXFP4'],
+  [9, 'Q8_1'],
+  [15, 'Q8_K'],
+  [16, 'IQ2_XXS'],
+  [17, 'IQ2_XS'],
+  [18, 'IQ3_XXS'],
+  [19, 'IQ1_S'],
+  [21, 'IQ3_S'],
+  [22, 'IQ2_S'],
+  [24, 'I8'],
+  [25, 'I16'],
+  [26, 'I32'],
+  [27, 'I64'],
+  [28, 'F64'],
+  [29, 'IQ1_M'],
+  [34, 'TQ1_0'],
+  [35, 'TQ2_0'],
+  [39, 'MXFP4'],
 ]);
 
 /** Untrusted text in an error: quoted, control characters escaped, at most 80 characters. */
@@ -234,11 +265,18 @@ class HeaderParser {
     if (!type) {
       const found = otherTypes.get(typeId) ?? `the unknown type ${typeId}`;
       const supported = [...readableTypes.values()].join(' ');
-      throw perigeeError('GGUF_UNSUPPORTED_TYPE', { file: cursor.source.name, tensor: quote(name), type: found, supported });
+      throw perigeeError('GGUF_UNSUPPORTED_TYPE', {
+        file: cursor.source.name,
+        tensor: quote(name),
+        type: found,
+        supported,
+      });
     }
     const shape = this.#shape(name, dimensions, type);
-    if (offset % BigInt(alignment) !== 0n) throw this.#badTensor(name, `starts at ${offset}, not a multiple of ${alignment}`);
-    if (offset > cursor.source.bytes) throw this.#badTensor(name, `starts at ${offset}; the file has ${cursor.source.bytes} bytes`);
+    if (offset % BigInt(alignment) !== 0n)
+      throw this.#badTensor(name, `starts at ${offset}, not a multiple of ${alignment}`);
+    if (offset > cursor.source.bytes)
+      throw this.#badTensor(name, `starts at ${offset}; the file has ${cursor.source.bytes} bytes`);
     return { name, type, shape, file: 0, offset: Number(offset), bytes: tensorBytes(type, shape) };
   }
 
@@ -249,9 +287,14 @@ class HeaderParser {
     if ((dimensions[0] ?? 0n) % BigInt(block.elements) !== 0n) {
       throw this.#badTensor(name, `has rows of ${dimensions[0]}, not a multiple of ${type}'s ${block.elements}`);
     }
-    const bytes = (dimensions.reduce((product, dimension) => product * dimension, 1n) / BigInt(block.elements)) * BigInt(block.bytes);
+    const bytes =
+      (dimensions.reduce((product, dimension) => product * dimension, 1n) / BigInt(block.elements)) *
+      BigInt(block.bytes);
     if (bytes > BigInt(this.#cursor.source.bytes)) {
-      throw this.#badTensor(name, `takes ${bytes} bytes by its shape [${dimensions.join(', ')}]; the file has ${this.#cursor.source.bytes}`);
+      throw this.#badTensor(
+        name,
+        `takes ${bytes} bytes by its shape [${dimensions.join(', ')}]; the file has ${this.#cursor.source.bytes}`,
+      );
     }
     return dimensions.map(Number);
   }

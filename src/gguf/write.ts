@@ -35,7 +35,11 @@ export interface GgufOutputTensor {
 export interface GgufOutput {
   readonly metadata: readonly GgufEntry[];
   readonly tensors: readonly GgufOutputTensor[];
-  readonly onProgress?: (progress: { readonly bytesWritten: number; readonly bytesTotal: number; readonly tensor: string }) => void;
+  readonly onProgress?: (progress: {
+    readonly bytesWritten: number;
+    readonly bytesTotal: number;
+    readonly tensor: string;
+  }) => void;
 }
 
 /** What every reader assumes when general.alignment is absent. */

@@ -11,13 +11,31 @@ export interface ConfigWishes {
 }
 
 /** Far beyond any model of the family; a value outside is damage, and is refused before anything is computed from it. */
-const most = { layers: 512, width: 1 << 20, heads: 1024, headDim: 4096, rank: 1 << 16, vocabulary: 1 << 21, experts: 4096, context: 1 << 26 };
+const most = {
+  layers: 512,
+  width: 1 << 20,
+  heads: 1024,
+  headDim: 4096,
+  rank: 1 << 16,
+  vocabulary: 1 << 21,
+  experts: 4096,
+  context: 1 << 26,
+};
 
 type Attention = Pick<ModelConfig, 'heads' | 'qRank' | 'kvRank' | 'nopeDim' | 'ropeDim' | 'valueDim'>;
 type Experts = Pick<
   ModelConfig,
-  | 'denseLayers' | 'denseWidth' | 'experts' | 'expertsUsed' | 'expertWidth' | 'sharedWidth'
-  | 'expertGroups' | 'expertGroupsUsed' | 'gating' | 'normalizeWeights' | 'weightScale'
+  | 'denseLayers'
+  | 'denseWidth'
+  | 'experts'
+  | 'expertsUsed'
+  | 'expertWidth'
+  | 'sharedWidth'
+  | 'expertGroups'
+  | 'expertGroupsUsed'
+  | 'gating'
+  | 'normalizeWeights'
+  | 'weightScale'
 >;
 
 function readAttention(keys: MetadataKeys, layers: number): Attention {
@@ -44,7 +62,9 @@ function readAttention(keys: MetadataKeys, layers: number): Attention {
 function readGating(keys: MetadataKeys): ModelConfig['gating'] {
   const gating = keys.integer('expert_gating_func', { least: 0, most: 255, absent: 0 });
   if (gating > 2) {
-    throw perigeeError('MODEL_UNSUPPORTED', { what: `its expert_gating_func is ${gating}, and only softmax (1) and sigmoid (2) are known` });
+    throw perigeeError('MODEL_UNSUPPORTED', {
+      what: `its expert_gating_func is ${gating}, and only softmax (1) and sigmoid (2) are known`,
+    });
   }
   return gating === 2 ? 'sigmoid' : 'softmax';
 }
@@ -52,10 +72,14 @@ function readGating(keys: MetadataKeys): ModelConfig['gating'] {
 /** Group routing; absent or 0 in older files means one group. */
 function readGroups(keys: MetadataKeys, experts: number, expertsUsed: number) {
   const expertGroups = keys.integer('expert_group_count', { least: 0, most: experts, absent: 0 }) || 1;
-  const expertGroupsUsed = keys.integer('expert_group_used_count', { least: 0, most: expertGroups, absent: 0 }) || expertGroups;
+  const expertGroupsUsed =
+    keys.integer('expert_group_used_count', { least: 0, most: expertGroups, absent: 0 }) || expertGroups;
   if (experts % expertGroups !== 0) throw keys.fail('expert_group_count', `a divisor of expert_count, ${experts}`);
   if ((experts / expertGroups) * expertGroupsUsed < expertsUsed) {
-    throw keys.fail('expert_group_used_count', `enough groups of ${experts / expertGroups} experts to choose ${expertsUsed} from`);
+    throw keys.fail(
+      'expert_group_used_count',
+      `enough groups of ${experts / expertGroups} experts to choose ${expertsUsed} from`,
+    );
   }
   return { expertGroups, expertGroupsUsed };
 }
@@ -65,7 +89,8 @@ function readExperts(keys: MetadataKeys, layers: number): Experts {
   const leading = keys.integer('leading_dense_block_count', { least: 0, most: most.layers, absent: 0 });
   const denseLayers = experts === 0 ? layers : Math.min(leading, layers);
   const width = { least: 1, most: most.width };
-  const denseWidth = denseLayers === 0 ? 0 : keys.layerInteger('feed_forward_length', width, { from: 0, to: denseLayers });
+  const denseWidth =
+    denseLayers === 0 ? 0 : keys.layerInteger('feed_forward_length', width, { from: 0, to: denseLayers });
   if (denseLayers === layers) {
     const none = { experts: 0, expertsUsed: 0, expertWidth: 0, sharedWidth: 0, expertGroups: 1, expertGroupsUsed: 1 };
     return { ...none, denseLayers, denseWidth, gating: 'softmax', normalizeWeights: false, weightScale: 1 };
@@ -96,8 +121,17 @@ interface Betas {
 }
 
 /** Files older than mid 2026 lack the betas. K2 0711 and 0905 were trained with 1/1; llama.cpp takes 32/1 for all. */
-function readBetas(gguf: GgufModel, keys: MetadataKeys, factor: number, base: number, heads: number, wishes: ConfigWishes): Betas {
-  const name = ['general.name', 'general.version', 'general.finetune'].map((key) => gguf.metadata.get(key) ?? '').join(' ');
+function readBetas(
+  gguf: GgufModel,
+  keys: MetadataKeys,
+  factor: number,
+  base: number,
+  heads: number,
+  wishes: ConfigWishes,
+): Betas {
+  const name = ['general.name', 'general.version', 'general.finetune']
+    .map((key) => gguf.metadata.get(key) ?? '')
+    .join(' ');
   const kimi0711 = factor === 32 && base === 50_000 && heads === 64;
   const kimi0905 = /kimi/i.test(name) && name.includes('0905');
   const range = { least: 1e-3, most: 1e6 };
@@ -125,7 +159,8 @@ function readTemperatures(keys: MetadataKeys, factor: number): Pick<YarnConfig, 
   const log = Math.log(factor);
   const extra = keys.number('rope.scaling.attn_factor', { least: 1e-3, most: 1e3, absent: 1 });
   const stretched = 1 + 0.1 * log;
-  if (!keys.has('rope.scaling.yarn_log_multiplier')) return { attentionFactor: stretched * extra, magnitude: stretched * extra };
+  if (!keys.has('rope.scaling.yarn_log_multiplier'))
+    return { attentionFactor: stretched * extra, magnitude: stretched * extra };
   const multiplier = keys.number('rope.scaling.yarn_log_multiplier', { least: 0, most: 10 });
   const magnitude = multiplier === 0 ? stretched : 1;
   return { attentionFactor: (1 + multiplier * log) * extra, magnitude: magnitude * extra };
@@ -140,12 +175,19 @@ function readYarn(
   const type = keys.text('rope.scaling.type') ?? 'none';
   const factor = keys.number('rope.scaling.factor', { least: 0, most: 1e6, absent: 1 }) || 1;
   if (type !== 'yarn') {
-    if (factor !== 1) throw perigeeError('MODEL_UNSUPPORTED', { what: `its rope scaling is '${type}' by ${factor}, and only 'yarn' is known` });
+    if (factor !== 1)
+      throw perigeeError('MODEL_UNSUPPORTED', {
+        what: `its rope scaling is '${type}' by ${factor}, and only 'yarn' is known`,
+      });
     return { yarn: null, yarnBetaSource: 'no YaRN' };
   }
   if (factor < 1) throw keys.fail('rope.scaling.factor', 'at least 1');
   const { source, ...betas } = readBetas(gguf, keys, factor, shape.base, shape.heads, wishes);
-  const originalContext = keys.integer('rope.scaling.original_context_length', { least: 1, most: most.context, absent: shape.context });
+  const originalContext = keys.integer('rope.scaling.original_context_length', {
+    least: 1,
+    most: most.context,
+    absent: shape.context,
+  });
   return { yarn: { factor, originalContext, ...betas, ...readTemperatures(keys, factor) }, yarnBetaSource: source };
 }
 

@@ -20,7 +20,9 @@ interface LayerSpan {
 
 function show(value: GgufValue | undefined): string {
   if (value === undefined) return 'absent';
-  const text = Array.isArray(value) ? `an array of ${value.length}` : JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? `${item}` : item));
+  const text = Array.isArray(value)
+    ? `an array of ${value.length}`
+    : JSON.stringify(value, (_, item) => (typeof item === 'bigint' ? `${item}` : item));
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 

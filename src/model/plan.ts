@@ -9,10 +9,25 @@ import type { LayerTensors, ModelTensors } from './tensors.ts';
 
 /** The engine's matrix slots, in the order of engine/config.h. */
 export const matrixSlots = [
-  'token_embd', 'output',
-  'attn_q', 'attn_q_a', 'attn_q_b', 'attn_kv_a', 'attn_k_b', 'attn_v_b', 'attn_output',
-  'ffn_gate', 'ffn_up', 'ffn_down',
-  'ffn_gate_inp', 'ffn_gate_exps', 'ffn_up_exps', 'ffn_down_exps', 'ffn_gate_shexp', 'ffn_up_shexp', 'ffn_down_shexp',
+  'token_embd',
+  'output',
+  'attn_q',
+  'attn_q_a',
+  'attn_q_b',
+  'attn_kv_a',
+  'attn_k_b',
+  'attn_v_b',
+  'attn_output',
+  'ffn_gate',
+  'ffn_up',
+  'ffn_down',
+  'ffn_gate_inp',
+  'ffn_gate_exps',
+  'ffn_up_exps',
+  'ffn_down_exps',
+  'ffn_gate_shexp',
+  'ffn_up_shexp',
+  'ffn_down_shexp',
 ] as const;
 export type MatrixSlot = (typeof matrixSlots)[number];
 
@@ -56,14 +71,25 @@ const rowMultiple = 4;
 const matrixAlignment = 64;
 
 /** The rows of `total` that `rank` of `ranks` owns; rank_range of engine/sizes.cc. */
-export function rankRange(total: number, rank: number, ranks: number, multiple: number): { begin: number; end: number } {
+export function rankRange(
+  total: number,
+  rank: number,
+  ranks: number,
+  multiple: number,
+): { begin: number; end: number } {
   const units = Math.ceil(total / multiple);
   const at = (r: number) => Math.min(total, Math.floor((units * r) / ranks) * multiple);
   return { begin: at(rank), end: at(rank + 1) };
 }
 
 /** Places one rank's rows of the whole model into shards of the given space, layer after layer. */
-export function planRank(config: ModelConfig, tensors: ModelTensors, rank: number, ranks: number, space: ShardSpace): RankPlan {
+export function planRank(
+  config: ModelConfig,
+  tensors: ModelTensors,
+  rank: number,
+  ranks: number,
+  space: ShardSpace,
+): RankPlan {
   const planner = new RankPlanner(config, rank, ranks, space);
   planner.rows('token_embd', 0, tensors.token_embd);
   if (tensors.output) planner.rows('output', 0, tensors.output);
@@ -127,7 +153,12 @@ class RankPlanner {
 
   /** `count` stacked matrices of `height` rows each; of each, this rank's share of the rows in `part`. */
   #matrices(
-    slot: MatrixSlot, layer: number, tensor: GgufTensor, count: number, height: number, part: { first: number; rows: number },
+    slot: MatrixSlot,
+    layer: number,
+    tensor: GgufTensor,
+    count: number,
+    height: number,
+    part: { first: number; rows: number },
   ): void {
     const columns = tensor.shape[0] as number;
     const bytesPerRow = rowBytes(tensor.type, columns);
@@ -158,8 +189,13 @@ class RankPlanner {
       const bytesPerRow = rowBytes(query.type, query.shape[0] as number);
       const placed = this.#place(query, own.begin * rows * bytesPerRow, count * rows * bytesPerRow);
       this.#bindings.push({
-        slot: qRank ? 'attn_q_b' : 'attn_q', layer, type: query.type,
-        rowBegin: own.begin * rows, rows: count * rows, columns: query.shape[0] as number, matrices: [placed],
+        slot: qRank ? 'attn_q_b' : 'attn_q',
+        layer,
+        type: query.type,
+        rowBegin: own.begin * rows,
+        rows: count * rows,
+        columns: query.shape[0] as number,
+        matrices: [placed],
       });
     }
     if (tensors.attn_k_b && tensors.attn_v_b) {
@@ -179,11 +215,23 @@ class RankPlanner {
     for (let head = own.begin; head < own.end; head++) {
       const { shard, address } = this.#allocate(kvRank * nopeDim * Float32Array.BYTES_PER_ELEMENT);
       matrices.push({
-        tensor, offset: head * (nopeDim + valueDim) * bytesPerRow, bytes: nopeDim * bytesPerRow,
-        shard, address, transposed: { rows: nopeDim, columns: kvRank },
+        tensor,
+        offset: head * (nopeDim + valueDim) * bytesPerRow,
+        bytes: nopeDim * bytesPerRow,
+        shard,
+        address,
+        transposed: { rows: nopeDim, columns: kvRank },
       });
     }
-    this.#bindings.push({ slot: 'attn_k_b', layer, type: 'F32', rowBegin: 0, rows: kvRank, columns: nopeDim, matrices });
+    this.#bindings.push({
+      slot: 'attn_k_b',
+      layer,
+      type: 'F32',
+      rowBegin: 0,
+      rows: kvRank,
+      columns: nopeDim,
+      matrices,
+    });
   }
 
   #place(tensor: GgufTensor, offset: number, bytes: number): Placed {
@@ -196,7 +244,9 @@ class RankPlanner {
     const address = Math.ceil((this.#shardEnds[last] as number) / matrixAlignment) * matrixAlignment;
     if (address + bytes > this.#space.end) {
       if (this.#space.begin + bytes > this.#space.end) {
-        throw new RangeError(`a matrix of ${bytes} bytes is larger than a shard; use more threads, so that each holds less of it`);
+        throw new RangeError(
+          `a matrix of ${bytes} bytes is larger than a shard; use more threads, so that each holds less of it`,
+        );
       }
       this.#shardEnds.push(this.#space.begin);
       return this.#allocate(bytes);

@@ -10,12 +10,25 @@ type CommonSlot = 'attn_norm' | 'ffn_norm' | 'attn_kv_a' | 'attn_kv_a_norm' | 'a
 
 export type LayerSlot =
   | CommonSlot
-  | 'attn_q' | 'attn_q_a' | 'attn_q_a_norm' | 'attn_q_b'
-  | 'attn_k_b' | 'attn_v_b' | 'attn_kv_b'
-  | 'ffn_gate' | 'ffn_up' | 'ffn_down'
-  | 'ffn_gate_inp' | 'exp_probs_b'
-  | 'ffn_gate_exps' | 'ffn_up_exps' | 'ffn_down_exps' | 'ffn_gate_up_exps'
-  | 'ffn_gate_shexp' | 'ffn_up_shexp' | 'ffn_down_shexp';
+  | 'attn_q'
+  | 'attn_q_a'
+  | 'attn_q_a_norm'
+  | 'attn_q_b'
+  | 'attn_k_b'
+  | 'attn_v_b'
+  | 'attn_kv_b'
+  | 'ffn_gate'
+  | 'ffn_up'
+  | 'ffn_down'
+  | 'ffn_gate_inp'
+  | 'exp_probs_b'
+  | 'ffn_gate_exps'
+  | 'ffn_up_exps'
+  | 'ffn_down_exps'
+  | 'ffn_gate_up_exps'
+  | 'ffn_gate_shexp'
+  | 'ffn_up_shexp'
+  | 'ffn_down_shexp';
 
 export type Slot = GlobalSlot | LayerSlot;
 
@@ -66,7 +79,10 @@ export function globalSpecs(config: ModelConfig): SlotSpec<GlobalSlot>[] {
 /** The slots of one layer in the order of the forward pass, with file names and exact shapes. */
 export function layerSpecs(config: ModelConfig, layer: number, dialect: Dialect): SlotSpec<LayerSlot>[] {
   const at = (name: string) => `blk.${layer}.${name}`;
-  const specs = [...attentionSpecs(config, at, dialect), spec('ffn_norm', at('ffn_norm.weight'), [config.hidden], true)];
+  const specs = [
+    ...attentionSpecs(config, at, dialect),
+    spec('ffn_norm', at('ffn_norm.weight'), [config.hidden], true),
+  ];
   const { hidden, denseWidth, sharedWidth } = config;
   const feedForward = (suffix: '' | '_shexp', width: number) => [
     spec(`ffn_gate${suffix}`, at(`ffn_gate${suffix}.weight`), [hidden, width]),
@@ -136,7 +152,9 @@ function sameLayout(found: readonly number[], shape: readonly number[]): boolean
   const trimmed = found.slice(0, found.findLastIndex((dimension) => dimension !== 1) + 1);
   const flattened = trimmed.length >= 2 && trimmed.length < shape.length && elementCount(found) === elementCount(shape);
   const shared = flattened ? trimmed.slice(0, -1) : trimmed;
-  return (flattened || trimmed.length === shape.length) && shared.every((dimension, index) => dimension === shape[index]);
+  return (
+    (flattened || trimmed.length === shape.length) && shared.every((dimension, index) => dimension === shape[index])
+  );
 }
 
 /** The tensor for `wanted`, with the shape spelled as the engine expects it. */
