@@ -1,0 +1,28 @@
+/** How the server is: for people and dashboards (/health), for supervisors (/livez) and load balancers (/readyz). */
+import type { FastifyInstance } from 'fastify';
+import type { InFlight } from '../in-flight.ts';
+import type { ServerOptions } from '../options.ts';
+
+export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOptions, inFlight: InFlight): void {
+  const condition = () => (inFlight.draining ? 'draining' : engine.status().state);
+
+  app.get('/health', (_request, reply) => {
+    const { selection, running, waiting, restarts, lastFailure, state } = engine.status();
+    const status = condition();
+    return reply.code(status === 'ready' ? 200 : 503).send({
+      status,
+      model: model.id,
+      backend: selection,
+      engine: { state, restarts, last_failure: lastFailure },
+      queue: { running, waiting },
+      uptime_seconds: Math.floor(process.uptime()),
+    });
+  });
+
+  app.get('/livez', () => ({ status: 'alive' }));
+
+  app.get('/readyz', (_request, reply) => {
+    const status = condition();
+    return reply.code(status === 'ready' ? 200 : 503).send({ status });
+  });
+}

@@ -1,0 +1,80 @@
+/** The HTTP server: one Fastify instance with its hooks, error shapes and routes. Listening and ending: lifecycle.ts. */
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import { perigeeError } from '../errors.ts';
+import { requireKey } from './auth.ts';
+import { bodyLimit, readJsonBodies } from './body.ts';
+import { answerBrokenRequest } from './broken-request.ts';
+import { handleError } from './errors.ts';
+import { InFlight } from './in-flight.ts';
+import type { ServerOptions } from './options.ts';
+import { chatRoutes } from './routes/chat.ts';
+import { healthRoutes } from './routes/health.ts';
+import { modelRoutes } from './routes/models.ts';
+import { tokenizeRoutes } from './routes/tokenize.ts';
+
+/** Time to send a whole request (32 MB at 2 Mbit/s), and its headers alone; a slower sender gets 408. */
+const requestMilliseconds = 120_000;
+const headersMilliseconds = 20_000;
+
+export interface Server {
+  readonly app: FastifyInstance;
+  readonly inFlight: InFlight;
+}
+
+export function createServer(options: ServerOptions): Server {
+  const app = Fastify({
+    loggerInstance: options.logger as FastifyBaseLogger,
+    disableRequestLogging: true,
+    genReqId,
+    bodyLimit,
+    requestTimeout: requestMilliseconds,
+    http: { headersTimeout: headersMilliseconds },
+    routerOptions: { maxParamLength: 1000 },
+    clientErrorHandler: answerBrokenRequest,
+  });
+  const inFlight = new InFlight();
+  readJsonBodies(app);
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  if (options.apiKey !== undefined) app.addHook('onRequest', requireKey(options.apiKey));
+  app.addHook('onResponse', async (request, reply) => {
+    // The path only: never bodies, nor queries, which may hold keys.
+    const { method, routeOptions } = request;
+    const milliseconds = Math.round(reply.elapsedTime);
+    request.log.info({ method, route: routeOptions.url, status: reply.statusCode, milliseconds }, 'answered');
+  });
+  app.setErrorHandler(handleError);
+  answerUnknownRoutes(app);
+
+  healthRoutes(app, options, inFlight);
+  modelRoutes(app, options);
+  tokenizeRoutes(app, options);
+  chatRoutes(app, options, inFlight);
+  return { app, inFlight };
+}
+
+/** The client's own id when it is fit for logs, else a new one. */
+function genReqId(request: IncomingMessage): string {
+  const given = request.headers['x-request-id'];
+  return typeof given === 'string' && /^[\w.:-]{1,128}$/.test(given) ? given : `req-${randomUUID()}`;
+}
+
+/** 404 for paths nobody has, 405 with `allow` for those that exist with another method. */
+function answerUnknownRoutes(app: FastifyInstance): void {
+  const methods = new Map<string, string[]>();
+  app.addHook('onRoute', ({ url, method }) => {
+    methods.set(url, [...(methods.get(url) ?? []), ...[method].flat()]);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?', 1)[0] as string;
+    const pattern = path.startsWith('/v1/models/') ? '/v1/models/*' : path;
+    const allowed = methods.get(pattern)?.join(', ');
+    const { method } = request;
+    if (allowed === undefined) throw perigeeError('ROUTE_UNKNOWN', { method, path: path.slice(0, 200) });
+    reply.header('allow', allowed);
+    throw perigeeError('METHOD_NOT_ALLOWED', { method, path, allowed });
+  });
+}
