@@ -186,7 +186,8 @@ function toRuntimeValue(tree: JsonTree): RuntimeValue {
 function characters(tree: JsonTree): number {
   if (typeof tree === 'string') return tree.length;
   if (Array.isArray(tree)) return tree.reduce<number>((sum, item) => sum + characters(item), limits.elementCost);
-  if (tree instanceof Map) return [...tree].reduce((sum, [key, item]) => sum + key.length + characters(item), limits.elementCost);
+  if (tree instanceof Map)
+    return [...tree].reduce((sum, [key, item]) => sum + key.length + characters(item), limits.elementCost);
   return 0;
 }
 

@@ -6,7 +6,7 @@ export interface TemplateInput {
   readonly messages: readonly Message[];
   readonly tools: readonly JsonTree[];
   /** Extra template variables (chat_template_kwargs). */
-  readonly options: Readonly<Record<string, unknown>>;
+  readonly options: Readonly<Record<string, JsonTree>>;
 }
 
 const defaultSystem = 'You are Kimi, an AI assistant created by Moonshot AI.';
@@ -23,7 +23,8 @@ export function renderKimiK2(input: TemplateInput, thinking: boolean): string {
   let out = tools.length > 0 ? turn('system', 'tool_declare', compactJson([...tools])) : '';
   if (messages[0]?.role !== 'system') out += turn('system', 'system', defaultSystem);
   messages.forEach((message, index) => {
-    const reasoning = thinking && message.role === 'assistant' ? thought(index > lastAnswer ? message.reasoning : '') : '';
+    const reasoning =
+      thinking && message.role === 'assistant' ? thought(index > lastAnswer ? message.reasoning : '') : '';
     const name = message.name || message.role;
     out += turn(message.role, name, resultHeader(message) + reasoning + (message.content ?? '') + callSection(message));
   });

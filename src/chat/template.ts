@@ -75,7 +75,7 @@ function variables(input: TemplateInput, tokenizer: Tokenizer): Record<string, J
     bos_token: name(tokenizer.bosToken),
     eos_token: name(tokenizer.eosToken),
     pad_token: name(tokenizer.padToken),
-    ...Object.fromEntries(Object.entries(input.options).map(([key, value]) => [key, toTree(value)])),
+    ...input.options,
     messages: input.messages.map(messageVariable),
     tools: input.tools.length > 0 ? [...input.tools] : null,
     add_generation_prompt: true,

@@ -47,7 +47,11 @@ export function normalizeToolCalls(messages: readonly Message[]): Message[] {
   });
 }
 
-function findCall(calls: readonly Renamed[], id: string | undefined, answeredIds: ReadonlySet<string>): Renamed | undefined {
+function findCall(
+  calls: readonly Renamed[],
+  id: string | undefined,
+  answeredIds: ReadonlySet<string>,
+): Renamed | undefined {
   const open = calls.filter((one) => !one.answered);
   const sameId = (one: Renamed) => one.oldId === id;
   const found = open.find(sameId) ?? calls.findLast(sameId);

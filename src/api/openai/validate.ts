@@ -1,0 +1,90 @@
+import { Errors, type ValueError, type ValueErrorIterator } from '@sinclair/typebox/errors';
+import { type PerigeeError, perigeeError } from '../../errors.ts';
+import { type ChatCompletionRequest, chatCompletionRequest } from './schema.ts';
+
+/** The body as a request of the right shape. Throws FIELD_INVALID, which names the field, what it must be and what it is. */
+export function validateChatRequest(body: unknown): ChatCompletionRequest {
+  const request = withoutNulls(body);
+  const error = deepest(Errors(chatCompletionRequest, request));
+  if (error !== undefined)
+    throw fieldInvalid(fieldOf(error.path), error.schema.description ?? 'different', error.value);
+  const valid = request as ChatCompletionRequest;
+  checkTogether(valid);
+  return valid;
+}
+
+/** The error for one field; `field` is its path, "messages.0.content". */
+export function fieldInvalid(field: string, expected: string, value: unknown): PerigeeError {
+  const name = field || 'the request body';
+  return perigeeError('FIELD_INVALID', { field: name, expected, found: brief(value) }, { param: field || undefined });
+}
+
+/** A value for people, in at most a line. */
+export function brief(value: unknown): string {
+  if (value === undefined) return 'missing';
+  const text = JSON.stringify(value) ?? typeof value;
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
+/** Null means absent, at the top and in each message (where content null is the same as none). */
+function withoutNulls(body: unknown): unknown {
+  if (!isObject(body)) return body;
+  const top = dropNulls(body);
+  if (isObject(top['stream_options'])) top['stream_options'] = dropNulls(top['stream_options']);
+  if (Array.isArray(top['messages'])) {
+    top['messages'] = top['messages'].map((message: unknown) => (isObject(message) ? dropNulls(message) : message));
+  }
+  return top;
+}
+
+function dropNulls(value: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(value).filter(([, item]) => item !== null));
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** The first error, or inside a union the one that got furthest: it belongs to the variant that was meant. */
+function deepest(errors: ValueErrorIterator): ValueError | undefined {
+  const first = errors.First();
+  if (first === undefined) return undefined;
+  const inner = first.errors.flatMap((variant) => deepest(variant) ?? []);
+  const depth = (error: ValueError) => error.path.split('/').length;
+  return inner.reduce((best, error) => (depth(error) > depth(best) ? error : best), first);
+}
+
+function fieldOf(path: string): string {
+  return path
+    .split('/')
+    .slice(1)
+    .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
+    .join('.');
+}
+
+/** Rules between fields. */
+function checkTogether(request: ChatCompletionRequest): void {
+  if (request.stream_options !== undefined && request.stream !== true) {
+    throw fieldInvalid('stream_options', "left out unless 'stream' is true", request.stream_options);
+  }
+  if (request.top_logprobs !== undefined && request.logprobs !== true) {
+    throw fieldInvalid('top_logprobs', "left out unless 'logprobs' is true", request.top_logprobs);
+  }
+  const choice = request.tool_choice;
+  const tools = request.tools ?? [];
+  if (choice === 'required' && tools.length === 0) {
+    throw fieldInvalid('tool_choice', '"auto" or "none" without \'tools\'', choice);
+  }
+  if (typeof choice === 'object' && !tools.some((tool) => tool.function.name === choice.function.name)) {
+    throw fieldInvalid('tool_choice.function.name', "the name of one of 'tools'", choice.function.name);
+  }
+  request.messages.forEach((message, i) => {
+    const mayBeSilent = message.role === 'assistant' || message.role === 'tool';
+    if (message.content === undefined && !mayBeSilent) {
+      throw fieldInvalid(`messages.${i}.content`, 'a text or a list of parts', undefined);
+    }
+    if (message.tool_calls !== undefined && message.role !== 'assistant') {
+      throw fieldInvalid(`messages.${i}.tool_calls`, 'left out unless \'role\' is "assistant"', message.tool_calls);
+    }
+  });
+}
