@@ -2,7 +2,7 @@
 import { perigeeError } from '../errors.ts';
 import { elementCount, formatBytes } from '../gguf/sizes.ts';
 import type { GgufTensor } from '../gguf/types.ts';
-import { availableMemory } from './available-memory.ts';
+import { availableMemory } from '../select/available-memory.ts';
 import type { ModelConfig } from './config.ts';
 import type { ModelTensors, Slot } from './tensors.ts';
 

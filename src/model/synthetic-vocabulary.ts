@@ -1,6 +1,7 @@
 /** A vocabulary for models that know no words: every byte, pairs of bytes as filler, and Kimi's control tokens. */
+
+import { spellBytes } from '../gguf/byte-symbols.ts';
 import type { GgufEntry } from '../gguf/write.ts';
-import { spellBytes } from '../tokenizer/byte-symbols.ts';
 
 const specials = [
   '[BOS]',

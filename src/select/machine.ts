@@ -1,6 +1,8 @@
 /** The machine as plain data: everything the selector may know. */
 import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, totalmem } from 'node:os';
+import { availableMemory } from '../model/available-memory.ts';
+import { availableMemory } from './available-memory.ts';
 import { type WasmFeatures, wasmFeatures } from './wasm-features.ts';
 
 export interface Machine {
@@ -27,7 +29,7 @@ export function detectMachine(): Machine {
     cores: availableParallelism(),
     physicalCores: physicalCores() ?? all.length,
     memoryTotal: Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY),
-    memoryAvailable: process.availableMemory(),
+    memoryAvailable: availableMemory(),
     wasm: wasmFeatures(),
   };
 }

@@ -1,7 +1,7 @@
 /** A tokenizer from the metadata of a GGUF file: tokenizer.ggml.* */
 import { perigeeError } from '../errors.ts';
+import { writeSpelled } from '../gguf/byte-symbols.ts';
 import type { GgufModel, GgufScalar } from '../gguf/types.ts';
-import { writeSpelled } from './byte-symbols.ts';
 import { TokenPool } from './token-pool.ts';
 import { KimiTokenizer } from './tokenizer.ts';
 import type { Tokenizer } from './types.ts';
