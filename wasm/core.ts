@@ -22,6 +22,8 @@ export interface CoreExports {
   engine_forward(engine: number, rank: number): void;
   engine_abort(engine: number): void;
   run_jobs(kernels: number, jobs: number, count: number, input: number, output: number): void;
+  /** wasm/encode.cc; 0 when `type` has no encoder. */
+  encode_rows(type: number, source: number, rows: number, columns: number, out: number): number;
   dequantize_rows(type: number, weights: number, rows: number, columns: number, out: number): void;
 }
 

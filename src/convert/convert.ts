@@ -7,7 +7,7 @@ import { perigeeError } from '../errors.ts';
 import { tensorBytes } from '../gguf/sizes.ts';
 import type { GgmlTypeName } from '../gguf/types.ts';
 import { type GgufEntry, type GgufOutputTensor, writeGguf } from '../gguf/write.ts';
-import { encodeWorkerFile, encoderModule } from './assets.ts';
+import { coreFile, entryFile } from '../runtime/assets.ts';
 import type { PieceResult } from './encode-worker.ts';
 import { type HfConfig, parseHfConfig } from './hf-config.ts';
 import { modelMetadata } from './metadata.ts';
@@ -113,11 +113,10 @@ async function writePieces(
   options: ConvertOptions,
 ): Promise<number> {
   const threads = availableParallelism();
-  const pool = new Piscina({
-    filename: encodeWorkerFile(),
-    maxThreads: threads,
-    workerData: { module: await encoderModule(plan.some(({ type }) => type !== 'F32')) },
-  });
+  const encodes = plan.some(({ type }) => type !== 'F32');
+  const module = encodes ? await WebAssembly.compile(await readFile(coreFile('simd128'))) : null;
+  const filename = entryFile('src/convert/encode-worker');
+  const pool = new Piscina({ filename, minThreads: threads, maxThreads: threads, workerData: { module } });
   let roundedScales = 0;
   const results = inOrder(plan.flatMap(({ pieces }) => pieces), threads * 2, async (piece) => {
     const result = (await pool.run(piece, { name: 'makePiece' })) as PieceResult;

@@ -63,7 +63,10 @@ function repackPiece(piece: Piece, out: Uint8Array): number {
 }
 
 function readPart(part: PieceRows, out: Float32Array): void {
-  if (!part.transpose) return readRows(part, out);
+  if (!part.transpose) {
+    readRows(part, out);
+    return;
+  }
   const rows = new Float32Array(out.length);
   readRows(part, rows);
   const { columns } = part.matrix;
@@ -111,7 +114,7 @@ function readNumbers(place: { file: string; offset: number; dtype: ScalarDtype }
 function readBytes(place: { file: string; offset: number }, from: number, bytes: number): Uint8Array {
   let file = files.get(place.file);
   if (file === undefined) {
-    file = openSync(place.file);
+    file = openSync(place.file, 'r');
     files.set(place.file, file);
   }
   const buffer = new Uint8Array(bytes);
