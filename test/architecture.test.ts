@@ -17,10 +17,10 @@ const source = files.filter((file) => /^(src|wasm|native)\/.*\.ts$/.test(file));
 const below: Record<string, readonly string[]> = {
   gguf: [],
   sampling: [],
-  select: [],
   chat: ['tokenizer'],
   tokenizer: ['gguf'],
-  model: ['gguf', 'select'],
+  model: ['gguf'],
+  select: ['model'],
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],
   convert: ['gguf', 'model', 'tokenizer', 'chat', 'wasm'],
@@ -73,8 +73,8 @@ describe('imports', () => {
   });
 
   it('exist for every folder of src/ in the table', () => {
-    const folders = new Set(source.map(layer).filter((name) => name !== null && name !== 'cli'));
-    expect([...folders].filter((name) => !(name in below))).toEqual([]);
+    const folders = new Set(source.map(layer));
+    expect([...folders].filter((name) => name !== null && name !== 'cli' && !(name in below))).toEqual([]);
   });
 
   it('of the engine stay inside it', () => {
@@ -123,6 +123,6 @@ describe('the door between TypeScript and the engine', () => {
     const called = files
       .filter((file) => /^wasm\/.*\.ts$/.test(file))
       .flatMap((file) => [...read(file).matchAll(/\bexports\.(?!__)(\w+)\s*\(/g)].map(([, name]) => ({ file, name })));
-    expect(called.filter(({ name }) => !exported.has(name) && name !== '_initialize')).toEqual([]);
+    expect(called.filter(({ name }) => name !== undefined && !exported.has(name) && name !== '_initialize')).toEqual([]);
   });
 });

@@ -1,7 +1,6 @@
 /** The machine as plain data: everything the selector may know. */
 import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, totalmem } from 'node:os';
-import { availableMemory } from '../model/available-memory.ts';
 import { availableMemory } from './available-memory.ts';
 import { type WasmFeatures, wasmFeatures } from './wasm-features.ts';
 

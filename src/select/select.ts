@@ -62,7 +62,9 @@ export function selectBackend(machine: Machine, wishes: Wishes = {}): Plan {
 
 function checkBackend(wish: string): 'auto' | 'wasm' {
   if (wish === 'auto' || wish === 'wasm') return wish;
-  const why = absent[wish as keyof typeof absent] ?? `there is no backend of that name; the names are auto, ${backends.join(', ')}`;
+  const why =
+    absent[wish as keyof typeof absent] ??
+    `there is no backend of that name; the names are auto, ${backends.join(', ')}`;
   throw perigeeError('BACKEND_UNAVAILABLE', { backend: wish, why });
 }
 
@@ -97,9 +99,14 @@ function chooseIsa(machine: Machine, wish: string | undefined): IsaChoice {
 
 function chooseThreads(machine: Machine, wish: number | undefined): { readonly count: number; readonly why: string } {
   const have = `${machine.cores} of ${machine.physicalCores} physical cores' threads available`;
-  if (wish === undefined) return { count: Math.min(machine.cores, mostThreads), why: `one for each available core (${have})` };
+  if (wish === undefined)
+    return { count: Math.min(machine.cores, mostThreads), why: `one for each available core (${have})` };
   if (!Number.isInteger(wish) || wish < 1 || wish > mostThreads) {
-    throw perigeeError('OPTION_INVALID', { option: '--threads', value: `${wish}`, expected: `a whole number from 1 to ${mostThreads}` });
+    throw perigeeError('OPTION_INVALID', {
+      option: '--threads',
+      value: `${wish}`,
+      expected: `a whole number from 1 to ${mostThreads}`,
+    });
   }
   const crowded = wish > machine.cores ? '; more than cores, so ranks wait for each other' : '';
   return { count: wish, why: `as asked for by --threads${crowded}` };

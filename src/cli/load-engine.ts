@@ -1,0 +1,73 @@
+/** From a path and options to a loaded model: the load path of every command that runs one. */
+import type { LoadedEngine } from '../engine-process/load.ts';
+import { openGguf } from '../gguf/open.ts';
+import type { GgufModel } from '../gguf/types.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { assertFits, type MemoryTable, memoryTable } from '../model/fit.ts';
+import { modelConfig } from '../model/gguf.ts';
+import type { SyntheticModel } from '../model/synthetic.ts';
+import { modelTensors } from '../model/tensors.ts';
+import { defaultBatchTokens, defaultContext, loadRuntime } from '../runtime/load.ts';
+import type { LoadProgress, Runtime } from '../runtime/runtime.ts';
+import { detectMachine } from '../select/machine.ts';
+import { type Plan, selectBackend } from '../select/select.ts';
+import type { EngineOptions } from './options.ts';
+
+/** Plain data: it travels to the engine process. */
+export interface LoadOptions extends EngineOptions {
+  readonly model: string;
+}
+
+export interface OpenedModel {
+  readonly gguf: GgufModel | SyntheticModel;
+  readonly config: ModelConfig;
+}
+
+/** Reads the headers of the model at `path`. */
+export async function openModel(path: string, options: Pick<EngineOptions, 'yarnBetaFast'> = {}): Promise<OpenedModel> {
+  const gguf = await openGguf(path);
+  return { gguf, config: modelConfig(gguf, { yarnBetaFast: options.yarnBetaFast }) };
+}
+
+export interface LoadedModel {
+  readonly runtime: Runtime;
+  readonly plan: Plan;
+}
+
+/** What the model needs in memory with these options, beside what there is. */
+export function memoryFor({ gguf, config }: OpenedModel, options: Pick<EngineOptions, 'context' | 'chunkSize'>): MemoryTable {
+  const contextTokens = Math.min(options.context ?? defaultContext, config.context);
+  const batchTokens = Math.min(options.chunkSize ?? defaultBatchTokens, contextTokens);
+  return memoryTable(config, modelTensors(gguf, config), { contextTokens, sequences: 1, batchTokens });
+}
+
+/** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
+export async function loadModel(
+  model: OpenedModel,
+  options: EngineOptions,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<LoadedModel> {
+  assertFits(memoryFor(model, options));
+  const { gguf, config } = model;
+  const plan = selectBackend(detectMachine(), options);
+  const runtime = await loadRuntime({
+    gguf,
+    config,
+    ...('recipes' in gguf && { recipes: gguf.recipes }),
+    build: plan.core,
+    isa: plan.isa,
+    threads: plan.threads,
+    exact: options.exactActivations ?? false,
+    ...(options.context !== undefined && { contextTokens: options.context }),
+    ...(options.chunkSize !== undefined && { batchTokens: options.chunkSize }),
+    onProgress,
+  });
+  return { runtime, plan };
+}
+
+/** The LoadEngine of src/engine-process: for the engine process of `serve`, and for engines in this one. */
+export async function loadEngine(options: LoadOptions, onProgress: (progress: LoadProgress) => void): Promise<LoadedEngine> {
+  const { runtime, plan } = await loadModel(await openModel(options.model, options), options, onProgress);
+  const { backend, isa, threads, reasons } = plan;
+  return { runtime, selection: { backend, isa, threads, reasons } };
+}

@@ -1,0 +1,104 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { Command, Option } from 'commander';
+import { perigeeError } from '../errors.ts';
+import { pageTokens, type Runtime } from '../runtime/runtime.ts';
+import { loadModel, openModel } from './load-engine.ts';
+import { modelHelp, modelPath } from './model-argument.ts';
+import { type EngineOptions, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
+import { print, printJson, showProgress } from './output.ts';
+import { readText } from './tokenize.ts';
+
+interface ScoreOptions extends EngineOptions {
+  readonly tokens: string;
+  readonly out: string;
+  readonly json?: boolean;
+}
+
+/** `perigee score`: the logits of every position of given token ids; the door for conformance tests. */
+export function scoreCommand(): Command {
+  const command = new Command('score')
+    .description('write the logits of every position of given token ids')
+    .argument('[model]', modelHelp)
+    .addOption(new Option('--tokens <T.json>', 'a JSON array of token ids, or an array of such arrays (- is standard input)').makeOptionMandatory())
+    .addOption(new Option('--out <L.f32>', 'where to write float32, little endian, [tokens][vocabulary]').makeOptionMandatory())
+    .action(score);
+  return withConfigFile(withJsonOption(withEngineOptions(command)));
+}
+
+async function score(argument: string | undefined, options: ScoreOptions): Promise<void> {
+  const prompts = parsePrompts(options.tokens, await readText(options.tokens));
+  const model = await openModel(modelPath(argument), options);
+  checkPrompts(prompts, model.config.vocabulary, model.config.context);
+  const progress = showProgress('loading');
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const { runtime } = await loadModel(model, { ...options, context: longest }, ({ bytesRead, bytesTotal }) =>
+    progress.update(bytesRead, bytesTotal),
+  ).finally(() => progress.stop());
+  const started = performance.now();
+  try {
+    await writeLogits(runtime, prompts, options.out);
+  } finally {
+    await runtime.close();
+  }
+  const seconds = (performance.now() - started) / 1000;
+  const tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
+  const { backend, isa, threads, config } = runtime;
+  const rate = Number((tokens / seconds).toFixed(1));
+  if (options.json) {
+    const { out } = options;
+    return printJson({ backend, isa, threads, out, prompts: prompts.length, tokens, vocabulary: config.vocabulary, tokens_per_second: rate });
+  }
+  print(`${options.out}: ${tokens} tokens x ${config.vocabulary} logits, ${rate} tokens/s (${isa}, ${threads} ranks)`);
+}
+
+function parsePrompts(file: string, text: string): number[][] {
+  const fail = (why: string) => perigeeError('INPUT_UNREADABLE', { file, why });
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw fail(`it is not JSON (${cause instanceof Error ? cause.message : cause})`);
+  }
+  const isPrompt = (each: unknown): each is number[] => Array.isArray(each) && each.length > 0 && each.every((id) => Number.isInteger(id));
+  if (isPrompt(value)) return [value];
+  if (Array.isArray(value) && value.length > 0 && value.every(isPrompt)) return value;
+  throw fail('it must hold an array of token ids, or an array of such arrays, none of them empty');
+}
+
+function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: number, context: number): void {
+  for (const prompt of prompts) {
+    const stray = prompt.find((token) => token < 0 || token >= vocabulary);
+    if (stray !== undefined) throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary });
+    if (prompt.length > context) throw perigeeError('CONTEXT_LENGTH_EXCEEDED', { promptTokens: prompt.length, contextTokens: context });
+  }
+}
+
+/** Each prompt runs alone, from position 0; the logits follow each other in the file. */
+async function writeLogits(runtime: Runtime, prompts: readonly (readonly number[])[], path: string): Promise<void> {
+  const file = await open(path, 'w').catch((cause: Error) => {
+    throw perigeeError('OUTPUT_UNWRITABLE', { path, why: cause.message }, { cause });
+  });
+  try {
+    for (const prompt of prompts) await writePrompt(runtime, prompt, file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function writePrompt(runtime: Runtime, prompt: readonly number[], file: FileHandle): Promise<void> {
+  const { limits } = runtime;
+  const chunk = Math.min(limits.batchTokens, limits.batchOutputs);
+  const pages = Int32Array.from({ length: Math.ceil(prompt.length / pageTokens) }, (_, page) => page);
+  for (let begin = 0; begin < prompt.length; begin += chunk) {
+    const tokens = Int32Array.from(prompt.slice(begin, begin + chunk));
+    const logits = await runtime.step({
+      tokens,
+      positions: tokens.map((_, index) => begin + index),
+      sequences: new Int32Array(tokens.length),
+      pageTables: [pages],
+      outputs: tokens.map((_, index) => index),
+    });
+    // A copy: the view is of shared memory and belongs to the runtime.
+    await file.writeFile(new Uint8Array(logits.slice().buffer));
+  }
+}
