@@ -14,11 +14,11 @@ const limits = {
   /** Characters a rendering may make, before what its input adds; an element of a list counts as `elementCost`. */
   made: 16_000_000,
   madePerInputCharacter: 64,
-  elementCost: 16,
+  elementCost: 64,
   /** Most characters of one text, before what its input adds: a filter may make a list of a text in a single evaluation. */
   text: 4_000_000,
   textPerInputCharacter: 4,
-  range: 100_000,
+  range: 10_000,
   milliseconds: 2_000,
   /** The largest published templates have about 20,000 characters. */
   templateCharacters: 1_000_000,
@@ -67,8 +67,8 @@ class BoundedInterpreter extends Interpreter {
 
   override evaluate(statement: Statement | undefined, environment: Environment): RuntimeValue {
     if (--this.#evaluations < 0) throw new LimitReached(`more than ${limits.evaluations} evaluations`);
-    // Every 16th: a single evaluation is bounded by the sizes below, reading the clock costs as much as a small one.
-    if ((this.#evaluations & 15) === 0 && performance.now() > this.#deadline) {
+    // Every 4th: reading the clock costs as much as a small evaluation, and the sizes below bound what a large one does.
+    if ((this.#evaluations & 3) === 0 && performance.now() > this.#deadline) {
       throw new LimitReached(`more than ${limits.milliseconds} ms`);
     }
     const value = super.evaluate(statement, environment);

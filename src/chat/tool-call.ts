@@ -45,7 +45,7 @@ export function inferTool(argumentText: string, tools: readonly Tool[]): string 
 }
 
 function parametersOf(tool: Tool): { properties: string[]; required: unknown[] } {
-  const declared = tool.declaration['function'] as
+  const declared = tool.declaration.function as
     | { parameters?: { properties?: unknown; required?: unknown } }
     | undefined;
   const { properties, required } = declared?.parameters ?? {};
