@@ -2,10 +2,10 @@
 
 /** log(softmax(logits)). */
 export function logSoftmax(logits: ArrayLike<number>): Float64Array {
-  const result = Float64Array.from(logits);
-  const max = result.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const logSum = max + Math.log(result.reduce((sum, logit) => sum + Math.exp(logit - max), 0));
-  return result.map((logit) => logit - logSum);
+  const max = Float64Array.from(logits).reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const shifted = Float64Array.from(logits, (logit) => logit - max);
+  const logSum = Math.log(shifted.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  return shifted.map((logit) => logit - logSum);
 }
 
 /** The Kullback-Leibler divergence of softmax(qLogits) from softmax(pLogits), in nats: how much is lost by q. */

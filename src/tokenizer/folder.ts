@@ -51,6 +51,7 @@ function readRanks(pool: TokenPool, text: string): void {
     // A spelling that is not base64 yields fewer bytes, or a length that is no whole number.
     pool.add((encoded.length / 4) * 3 - padding, (bytes, offset) => bytes.write(encoded, offset, 'base64'));
   }
+  if (pool.size === 0) throw pool.error('it is empty');
 }
 
 /** tokenizer_config.json, read with the checks it needs. */
