@@ -82,7 +82,6 @@ export const catalogue = {
   CONVERT_DTYPE: entry<{ tensor: string; dtype: string; supported: string }>(500, 2, (d) => `Tensor ${d.tensor} is stored as ${d.dtype}; Perigee converts ${d.supported}.`),
   CONVERT_TOKENIZER: entry<{ file: string; why: string }>(500, 2, (d) => `The tokenizer in '${d.file}' cannot be converted: ${d.why}.`),
   CONVERT_NOT_FINITE: entry<{ tensor: string }>(500, 2, (d) => `Tensor ${d.tensor} has a NaN or an infinity among its weights. Its download is damaged, or the checkpoint is; fetch it again.`),
-  CONVERT_TYPE: entry<{ type: string; known: string }>(500, 2, (d) => `There is no output type '${d.type}'. Choose one of ${d.known}.`),
 
   // --- selector and command line ------------------------------------------------------------------------------------
   ISA_UNAVAILABLE: entry<{ isa: string; why: string }>(500, 2, (d) => `Kernel set '${d.isa}' cannot run here: ${d.why}. Leave --isa out to let Perigee choose.`),

@@ -23,7 +23,7 @@ const below: Record<string, readonly string[]> = {
   select: ['model'],
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],
-  convert: ['gguf', 'model', 'tokenizer', 'chat', 'wasm'],
+  convert: ['gguf', 'model', 'tokenizer', 'runtime', 'wasm'],
   scheduler: ['runtime', 'sampling', 'model'],
   'engine-process': ['scheduler', 'runtime', 'sampling', 'model', 'gguf', 'select'],
   api: ['chat', 'tokenizer', 'scheduler', 'sampling', 'model'],

@@ -7,6 +7,7 @@ import { perigeeError } from '../errors.ts';
 import { tensorBytes } from '../gguf/sizes.ts';
 import type { GgmlTypeName } from '../gguf/types.ts';
 import { type GgufEntry, type GgufOutputTensor, writeGguf } from '../gguf/write.ts';
+import { mixFileType } from '../model/weight-mix.ts';
 import { coreFile, entryFile } from '../runtime/assets.ts';
 import type { PieceResult } from './encode-worker.ts';
 import { type HfConfig, parseHfConfig } from './hf-config.ts';
@@ -15,7 +16,7 @@ import { planTensors, type TargetTensor } from './names.ts';
 import { cutPieces, type Piece } from './pieces.ts';
 import { parseJsonObject, readTensorTable } from './safetensors.ts';
 import { SourceTable } from './sources.ts';
-import { type ConvertType, chooseTensorType, fileTypeNumber } from './tensor-types.ts';
+import { type ConvertType, chooseTensorType } from './tensor-types.ts';
 import { tokenizerMetadata } from './tokenizer-metadata.ts';
 
 export interface ConvertProgress {
@@ -46,19 +47,16 @@ export async function convertCheckpoint(folder: string, path: string, options: C
   const plan = planPieces(config, prefix, table, options.type);
   const notes = checkLeftovers(folder, config, table, prefix, multimodal);
   const tokenizer = await tokenizerMetadata(folder, config);
-  if (tokenizer === null) notes.push('The checkpoint has no tiktoken.model: the file has weights but no tokenizer.');
-  const metadata = [
-    ...modelMetadata(config, basename(resolve(folder)), fileTypeNumber(options.type)),
-    ...(tokenizer ?? noTokenizer),
-  ];
+  if (!tokenizer.found) notes.push('The checkpoint has no tiktoken.model: the file has weights but no tokenizer.');
+  const name = basename(resolve(folder));
+  const metadata = [...modelMetadata(config, name, mixFileType(options.type)), ...tokenizer.entries];
   const roundedScales = await writePieces(path, metadata, plan, options);
-  if (roundedScales > 0) notes.push(`${roundedScales} INT4 scales were rounded to half precision; all others are exact.`);
+  if (roundedScales > 0)
+    notes.push(`${roundedScales} INT4 scales were rounded to half precision; all others are exact.`);
   const types: Partial<Record<GgmlTypeName, number>> = {};
   for (const { type } of plan) types[type] = (types[type] ?? 0) + 1;
   return { path, tensors: plan.length, types, notes };
 }
-
-const noTokenizer: GgufEntry[] = [{ key: 'tokenizer.ggml.model', type: 'string', value: 'none' }];
 
 async function readConfig(folder: string): Promise<{ config: HfConfig; multimodal: boolean }> {
   const file = join(folder, 'config.json');
@@ -77,16 +75,20 @@ interface PlannedTensor {
 }
 
 function planPieces(config: HfConfig, prefix: string, table: SourceTable, convertType: ConvertType): PlannedTensor[] {
-  const targets = planTensors(config, prefix).filter((target) => table.has(target));
-  return targets.map((target) => {
-    const head = target.name === (config.tiedEmbeddings ? 'token_embd.weight' : 'output.weight');
-    const type = chooseTensorType(convertType, target.name, target.shape, config.layers, head);
+  return planTensors(config, prefix, (name) => table.has(name)).map((target) => {
+    const type = chooseTensorType(convertType, target, config);
     return { target, type, pieces: cutPieces(target, type, (source) => table.matrix(source)) };
   });
 }
 
 /** Explains tensors nothing was made of; unexplained ones are an error. Returns notes for the user. */
-function checkLeftovers(folder: string, config: HfConfig, table: SourceTable, prefix: string, multimodal: boolean): string[] {
+function checkLeftovers(
+  folder: string,
+  config: HfConfig,
+  table: SourceTable,
+  prefix: string,
+  multimodal: boolean,
+): string[] {
   let prediction = 0;
   let vision = 0;
   const extra: string[] = [];
@@ -98,7 +100,8 @@ function checkLeftovers(folder: string, config: HfConfig, table: SourceTable, pr
     else if (config.tiedEmbeddings && name === `${prefix}lm_head.weight`) continue;
     else extra.push(name);
   }
-  if (extra.length > 0) throw perigeeError('CONVERT_TENSOR_EXTRA', { folder, count: extra.length, tensor: extra[0] ?? '' });
+  if (extra.length > 0)
+    throw perigeeError('CONVERT_TENSOR_EXTRA', { folder, count: extra.length, tensor: extra[0] ?? '' });
   const notes: string[] = [];
   if (prediction > 0) notes.push(`${prediction} tensors of multi-token-prediction layers were left out.`);
   if (vision > 0) notes.push(`${vision} tensors outside the language model (vision) were left out.`);
@@ -118,18 +121,22 @@ async function writePieces(
   const filename = entryFile('src/convert/encode-worker');
   const pool = new Piscina({ filename, minThreads: threads, maxThreads: threads, workerData: { module } });
   let roundedScales = 0;
-  const results = inOrder(plan.flatMap(({ pieces }) => pieces), threads * 2, async (piece) => {
-    const result = (await pool.run(piece, { name: 'makePiece' })) as PieceResult;
-    if (!result.finite) throw perigeeError('CONVERT_NOT_FINITE', { tensor: piece.tensor });
-    roundedScales += result.roundedScales;
-    return result.bytes;
-  });
+  const results = inOrder(
+    plan.flatMap(({ pieces }) => pieces),
+    threads * 2,
+    async (piece) => {
+      const result = (await pool.run(piece, { name: 'makePiece' })) as PieceResult;
+      if (!result.finite) throw perigeeError('CONVERT_NOT_FINITE', { tensor: piece.tensor });
+      roundedScales += result.roundedScales;
+      return result.bytes;
+    },
+  );
   async function* take(count: number): AsyncGenerator<Uint8Array> {
     for (let i = 0; i < count; i += 1) yield (await results.next()).value as Uint8Array;
   }
   const tensors = plan.map(({ target, type, pieces }): GgufOutputTensor => {
-    const bytes = tensorBytes(type, target.shape);
-    return { name: target.name, type, shape: target.shape, bytes, data: () => take(pieces.length) };
+    const { name, shape } = target.spec;
+    return { name, type, shape, bytes: tensorBytes(type, shape), data: () => take(pieces.length) };
   });
   try {
     await writeGguf(path, { metadata, tensors, ...(options.onProgress && { onProgress: options.onProgress }) });

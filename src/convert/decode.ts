@@ -1,5 +1,7 @@
 /** Source encodings to float32: the number formats checkpoints use, and one block-scaled matrix format per publisher. */
 
+import { halfBits } from '../gguf/half.ts';
+
 export type ScalarDtype = 'F32' | 'F16' | 'BF16';
 
 /** float8_e4m3fn: sign, 4 exponent bits (bias 7), 3 fraction bits; no infinities, 0x7f and 0xff are NaN. */
@@ -80,13 +82,13 @@ export function decodeInt4(bytes: Uint8Array, scales: Float32Array, group: numbe
  * many scales a half could not hold exactly (then the block is as near as Q4_0 gets).
  */
 export function repackInt4(bytes: Uint8Array, scales: Float32Array, out: Uint8Array): number {
-  const halfBits = new DataView(out.buffer, out.byteOffset, out.byteLength);
+  const view = new DataView(out.buffer, out.byteOffset, out.byteLength);
   let rounded = 0;
   for (let block = 0; block < scales.length; block += 1) {
     const scale = scales[block] as number;
-    const bits = toHalf(scale);
+    const bits = halfBits(scale);
     if (halfValues()[bits] !== scale) rounded += 1;
-    halfBits.setUint16(block * 18, bits, true);
+    view.setUint16(block * 18, bits, true);
     // Byte j of a Q4_0 block pairs elements j and j + 16; here byte k pairs elements 2k and 2k + 1.
     for (let j = 0; j < 16; j += 1) {
       const shift = (j & 1) * 4;
@@ -96,31 +98,4 @@ export function repackInt4(bytes: Uint8Array, scales: Float32Array, out: Uint8Ar
     }
   }
   return rounded;
-}
-
-const floatCell = new Float32Array(1);
-const bitsCell = new Uint32Array(floatCell.buffer);
-
-/** The nearest half to `value`, ties to even; beyond the largest half, infinity. */
-export function toHalf(value: number): number {
-  floatCell[0] = value;
-  const bits = bitsCell[0] as number;
-  const sign = (bits >>> 16) & 0x8000;
-  const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
-  // 2^-24 is a half's last place below 2^-14: scaling by it turns rounding to an integer into rounding to a half.
-  if (magnitude < 0x38800000) return sign | roundEven(Math.abs(value) * 2 ** 24);
-  const half = ((magnitude - 0x38000000) >>> 13) + (roundsUp(magnitude) ? 1 : 0);
-  return sign | Math.min(half, 0x7c00);
-}
-
-function roundsUp(magnitude: number): boolean {
-  const rest = magnitude & 0x1fff;
-  return rest > 0x1000 || (rest === 0x1000 && (magnitude & 0x2000) !== 0);
-}
-
-function roundEven(value: number): number {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
 }

@@ -104,7 +104,11 @@ function readScales(part: PieceRows, group: number): Float32Array {
   return readNumbers(matrix.scales, part.first * perRow, part.count * perRow);
 }
 
-function readNumbers(place: { file: string; offset: number; dtype: ScalarDtype }, first: number, count: number): Float32Array {
+function readNumbers(
+  place: { file: string; offset: number; dtype: ScalarDtype },
+  first: number,
+  count: number,
+): Float32Array {
   const size = scalarBytes[place.dtype];
   const out = new Float32Array(count);
   decodeScalars(place.dtype, readBytes(place, first * size, count * size), out);

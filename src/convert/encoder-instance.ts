@@ -25,7 +25,8 @@ export class EncoderInstance {
   /** Encodes the floats of the last `floats` call as rows of `type` into `out`. */
   encode(type: number, rows: number, columns: number, out: Uint8Array): void {
     const target = this.#base + rows * columns * 4;
-    if (this.#core.encode_rows(type, this.#base, rows, columns, target) !== 1) throw new Error(`no encoder for type ${type}`);
+    if (this.#core.encode_rows(type, this.#base, rows, columns, target) !== 1)
+      throw new Error(`no encoder for type ${type}`);
     out.set(new Uint8Array(this.#memory.buffer, target, out.byteLength));
   }
 }

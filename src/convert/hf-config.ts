@@ -1,5 +1,6 @@
 /** A checkpoint's config.json, checked: the family's shape under the names Hugging Face gives it. */
 import { perigeeError } from '../errors.ts';
+import type { ModelShape } from '../model/tensors.ts';
 import { isObject } from './safetensors.ts';
 
 export interface HfYarn {
@@ -13,25 +14,12 @@ export interface HfYarn {
   readonly attentionFactor: number | null;
 }
 
-export interface HfConfig {
+export interface HfConfig extends ModelShape {
   readonly modelType: string;
   readonly layers: number;
-  readonly denseLayers: number;
-  readonly hidden: number;
-  readonly vocabulary: number;
   readonly context: number;
-  readonly heads: number;
-  /** 0: no low-rank query. */
-  readonly qRank: number;
-  readonly kvRank: number;
-  readonly nopeDim: number;
-  readonly ropeDim: number;
-  readonly valueDim: number;
-  readonly denseWidth: number;
-  readonly experts: number;
   readonly expertsUsed: number;
   readonly sharedExperts: number;
-  readonly expertWidth: number;
   readonly groups: number;
   readonly groupsUsed: number;
   readonly gating: 'softmax' | 'sigmoid';
@@ -51,8 +39,10 @@ export interface HfConfig {
 type Json = Record<string, unknown>;
 
 const families = {
-  DeepseekV2ForCausalLM: 'deepseek_v2', DeepseekV3ForCausalLM: 'deepseek_v3',
-  KimiK2ForCausalLM: 'kimi_k2', KimiK25ForConditionalGeneration: 'kimi_k25',
+  DeepseekV2ForCausalLM: 'deepseek_v2',
+  DeepseekV3ForCausalLM: 'deepseek_v3',
+  KimiK2ForCausalLM: 'kimi_k2',
+  KimiK25ForConditionalGeneration: 'kimi_k25',
 } as const;
 const modelTypes: readonly string[] = Object.values(families);
 const topkMethods = ['greedy', 'group_limited_greedy', 'noaux_tc'];
@@ -67,6 +57,8 @@ export function parseHfConfig(file: string, json: Json): HfConfig {
   const topk = read.oneOf('topk_method', topkMethods, v2 ? 'greedy' : 'noaux_tc');
   const grouped = topk !== 'greedy';
   const quantization = isObject(text.quantization_config) ? text.quantization_config : json.quantization_config;
+  const sharedExperts = read.size('n_shared_experts', 0);
+  const expertWidth = read.size('moe_intermediate_size');
   return {
     modelType,
     layers: read.size('num_hidden_layers'),
@@ -83,8 +75,9 @@ export function parseHfConfig(file: string, json: Json): HfConfig {
     denseWidth: read.size('intermediate_size'),
     experts: read.size('n_routed_experts'),
     expertsUsed: read.size('num_experts_per_tok'),
-    sharedExperts: read.size('n_shared_experts', 0),
-    expertWidth: read.size('moe_intermediate_size'),
+    sharedExperts,
+    expertWidth,
+    sharedWidth: sharedExperts * expertWidth,
     groups: grouped ? read.size('n_group', 1) : 1,
     groupsUsed: grouped ? read.size('topk_group', 1) : 1,
     gating: read.oneOf('scoring_func', ['softmax', 'sigmoid'], v2 ? 'softmax' : 'sigmoid'),
@@ -107,7 +100,10 @@ function checkArchitecture(file: string, json: Json): string {
   const known = named === undefined || named in families;
   if (modelType !== undefined && modelTypes.includes(modelType) && known) return modelType;
   throw perigeeError('CONVERT_UNSUPPORTED', {
-    file, field: 'architecture', value: named ?? String(json.model_type), supported: Object.keys(families).join(', '),
+    file,
+    field: 'architecture',
+    value: named ?? String(json.model_type),
+    supported: Object.keys(families).join(', '),
   });
 }
 
@@ -116,7 +112,12 @@ function checkVariants(file: string, text: Json): void {
   const require = (field: string, supported: unknown) => {
     const value = text[field];
     if (value === undefined || value === null || value === supported) return;
-    throw perigeeError('CONVERT_UNSUPPORTED', { file, field, value: JSON.stringify(value), supported: JSON.stringify(supported) });
+    throw perigeeError('CONVERT_UNSUPPORTED', {
+      file,
+      field,
+      value: JSON.stringify(value),
+      supported: JSON.stringify(supported),
+    });
   };
   require('hidden_act', 'silu');
   require('attention_bias', false);
@@ -135,12 +136,20 @@ function parseYarn(file: string, text: Json): HfYarn | null {
   const type = rope.rope_type ?? rope.type ?? 'default';
   if (type === 'default') return null;
   if (type !== 'yarn') {
-    throw perigeeError('CONVERT_UNSUPPORTED', { file, field: 'rope_scaling.type', value: String(type), supported: 'yarn, default' });
+    throw perigeeError('CONVERT_UNSUPPORTED', {
+      file,
+      field: 'rope_scaling.type',
+      value: String(type),
+      supported: 'yarn, default',
+    });
   }
   const read = new FieldReader(file, rope, 'rope_scaling.');
   return {
     factor: read.number('factor'),
-    originalContext: read.size('original_max_position_embeddings', read.has('original_max_position_embeddings') ? undefined : Number(text.max_position_embeddings)),
+    originalContext: read.size(
+      'original_max_position_embeddings',
+      read.has('original_max_position_embeddings') ? undefined : Number(text.max_position_embeddings),
+    ),
     betaFast: read.numberOrNull('beta_fast'),
     betaSlow: read.numberOrNull('beta_slow'),
     mscale: read.number('mscale', 0),
@@ -156,7 +165,10 @@ function parseFp8Block(file: string, quantization: unknown): readonly [number, n
     return block as unknown as readonly [number, number];
   }
   throw perigeeError('CONVERT_UNSUPPORTED', {
-    file, field: 'quantization_config.weight_block_size', value: JSON.stringify(block), supported: 'two positive numbers',
+    file,
+    field: 'quantization_config.weight_block_size',
+    value: JSON.stringify(block),
+    supported: 'two positive numbers',
   });
 }
 
@@ -221,7 +233,10 @@ class FieldReader {
 
   #bad(field: string, value: unknown, supported: string) {
     return perigeeError('CONVERT_UNSUPPORTED', {
-      file: this.#file, field: this.#prefix + field, value: JSON.stringify(value), supported,
+      file: this.#file,
+      field: this.#prefix + field,
+      value: JSON.stringify(value),
+      supported,
     });
   }
 }

@@ -30,12 +30,12 @@ export function cutPieces(
   type: GgmlTypeName,
   locate: (source: SourceRows) => SourceMatrix,
 ): Piece[] {
-  const columns = target.shape[0] ?? 0;
+  const columns = target.spec.shape[0] ?? 0;
   const pieces: Piece[] = [];
   let parts: PieceRows[] = [];
   let elements = 0;
   const flush = () => {
-    if (parts.length > 0) pieces.push({ tensor: target.name, type, columns, rows: elements / columns, parts });
+    if (parts.length > 0) pieces.push({ tensor: target.spec.name, type, columns, rows: elements / columns, parts });
     parts = [];
     elements = 0;
   };

@@ -8,7 +8,18 @@ import { perigeeError } from '../errors.ts';
 
 /** Bytes of one element; a dtype that is not listed may be in a file but cannot be converted. */
 const dtypeBytes: Readonly<Record<string, number>> = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, F8_E5M2: 1, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1,
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
 };
 
 /** The format's own limit on headers (100 MB); a K2 shard's is about 2 MB. */

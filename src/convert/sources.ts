@@ -2,7 +2,7 @@
 import { perigeeError } from '../errors.ts';
 import type { ScalarDtype } from './decode.ts';
 import type { HfConfig } from './hf-config.ts';
-import type { SourceRows, TargetTensor } from './names.ts';
+import type { SourceRows } from './names.ts';
 import type { SourceTensor } from './safetensors.ts';
 
 /** A matrix in a checkpoint file, as plain data for a worker. */
@@ -55,16 +55,15 @@ export class SourceTable {
     return this.#unused;
   }
 
-  /** Whether the checkpoint has everything `target` is made of; a part missing from a required tensor is an error. */
-  has(target: TargetTensor): boolean {
-    return !target.optional || target.sources.every((source) => this.#table.has(source.tensor));
+  has(name: string): boolean {
+    return this.#table.has(name);
   }
 
   matrix(source: SourceRows): SourceMatrix {
     const packed = source.tensor.replace(/weight$/, 'weight_packed');
     if (packed !== source.tensor && this.#table.has(packed)) return this.#int4(source, packed);
     const tensor = this.#take(source.tensor, source.shape);
-    if (tensor.dtype === 'F8_E4M3') return this.#fp8(source, tensor);
+    if (tensor.dtype === 'F8_E4M3' && source.shape.length === 2) return this.#fp8(source, tensor);
     const place = { file: tensor.file, offset: tensor.offset };
     return { encoding: 'plain', dtype: scalar(tensor), columns: source.shape.at(-1) ?? 0, ...place };
   }
@@ -75,7 +74,12 @@ export class SourceTable {
     const scaleShape = [Math.ceil(rows / block[0]), Math.ceil(columns / block[1])];
     const scales = this.#take(`${source.tensor}_scale_inv`, scaleShape);
     return {
-      encoding: 'fp8', file: tensor.file, offset: tensor.offset, rows, columns, block,
+      encoding: 'fp8',
+      file: tensor.file,
+      offset: tensor.offset,
+      rows,
+      columns,
+      block,
       scales: { file: scales.file, offset: scales.offset, dtype: scalar(scales) },
     };
   }
@@ -83,13 +87,18 @@ export class SourceTable {
   #int4(source: SourceRows, packedName: string): Int4Matrix {
     const [rows, columns] = source.shape as [number, number];
     const packed = this.#take(packedName, [rows, columns / 8]);
-    if (packed.dtype !== 'I32') throw perigeeError('CONVERT_DTYPE', { tensor: packed.name, dtype: packed.dtype, supported });
+    if (packed.dtype !== 'I32')
+      throw perigeeError('CONVERT_DTYPE', { tensor: packed.name, dtype: packed.dtype, supported });
     const scaleName = `${source.tensor}_scale`;
     const groups = this.#table.get(scaleName)?.shape[1] ?? 1;
     const scales = this.#take(scaleName, [rows, groups]);
     this.#unused.delete(`${source.tensor}_shape`);
     return {
-      encoding: 'int4', file: packed.file, offset: packed.offset, columns, group: columns / groups,
+      encoding: 'int4',
+      file: packed.file,
+      offset: packed.offset,
+      columns,
+      group: columns / groups,
       scales: { file: scales.file, offset: scales.offset, dtype: scalar(scales) },
     };
   }
@@ -98,7 +107,11 @@ export class SourceTable {
     const tensor = this.#table.get(name);
     if (tensor === undefined) throw perigeeError('CONVERT_TENSOR_MISSING', { folder: this.#folder, tensor: name });
     if (tensor.shape.join() !== shape.join()) {
-      throw perigeeError('CONVERT_TENSOR_SHAPE', { tensor: name, found: tensor.shape.join(', '), expected: shape.join(', ') });
+      throw perigeeError('CONVERT_TENSOR_SHAPE', {
+        tensor: name,
+        found: tensor.shape.join(', '),
+        expected: shape.join(', '),
+      });
     }
     this.#unused.delete(name);
     return tensor;

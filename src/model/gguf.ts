@@ -162,7 +162,9 @@ function readTemperatures(keys: MetadataKeys, factor: number): Pick<YarnConfig, 
   if (!keys.has('rope.scaling.yarn_log_multiplier'))
     return { attentionFactor: stretched * extra, magnitude: stretched * extra };
   const multiplier = keys.number('rope.scaling.yarn_log_multiplier', { least: 0, most: 10 });
-  const magnitude = multiplier === 0 ? stretched : 1;
+  // `perigee convert` states the stretch of models whose mscale and mscale_all_dim differ.
+  const implied = multiplier === 0 ? stretched : 1;
+  const magnitude = keys.number('rope.scaling.yarn_attn_factor', { least: 1e-3, most: 1e3, absent: implied });
   return { attentionFactor: (1 + multiplier * log) * extra, magnitude: magnitude * extra };
 }
 

@@ -43,6 +43,24 @@ export interface ModelTensors {
   readonly layers: readonly LayerTensors[];
 }
 
+/** What names and shapes of tensors follow from. */
+export type ModelShape = Pick<
+  ModelConfig,
+  | 'denseLayers'
+  | 'hidden'
+  | 'vocabulary'
+  | 'heads'
+  | 'qRank'
+  | 'kvRank'
+  | 'nopeDim'
+  | 'ropeDim'
+  | 'valueDim'
+  | 'denseWidth'
+  | 'experts'
+  | 'expertWidth'
+  | 'sharedWidth'
+>;
+
 export interface SlotSpec<Name extends Slot = Slot> {
   readonly slot: Name;
   /** The tensor's name in the file. */
@@ -68,7 +86,7 @@ function spec<Name extends Slot>(slot: Name, name: string, shape: readonly numbe
 }
 
 /** Slots outside the layers, `output` among them. */
-export function globalSpecs(config: ModelConfig): SlotSpec<GlobalSlot>[] {
+export function globalSpecs(config: ModelShape): SlotSpec<GlobalSlot>[] {
   return [
     spec('token_embd', 'token_embd.weight', [config.hidden, config.vocabulary]),
     spec('output_norm', 'output_norm.weight', [config.hidden], true),
@@ -77,7 +95,7 @@ export function globalSpecs(config: ModelConfig): SlotSpec<GlobalSlot>[] {
 }
 
 /** The slots of one layer in the order of the forward pass, with file names and exact shapes. */
-export function layerSpecs(config: ModelConfig, layer: number, dialect: Dialect): SlotSpec<LayerSlot>[] {
+export function layerSpecs(config: ModelShape, layer: number, dialect: Dialect): SlotSpec<LayerSlot>[] {
   const at = (name: string) => `blk.${layer}.${name}`;
   const specs = [
     ...attentionSpecs(config, at, dialect),
@@ -94,7 +112,7 @@ export function layerSpecs(config: ModelConfig, layer: number, dialect: Dialect)
   return sharedWidth === 0 ? specs : [...specs, ...feedForward('_shexp', sharedWidth)];
 }
 
-function attentionSpecs(config: ModelConfig, at: (name: string) => string, dialect: Dialect): SlotSpec<LayerSlot>[] {
+function attentionSpecs(config: ModelShape, at: (name: string) => string, dialect: Dialect): SlotSpec<LayerSlot>[] {
   const { hidden, heads, qRank, kvRank, nopeDim, ropeDim, valueDim } = config;
   const queryRows = heads * (nopeDim + ropeDim);
   const specs: SlotSpec<LayerSlot>[] = [spec('attn_norm', at('attn_norm.weight'), [hidden], true)];
@@ -121,7 +139,7 @@ function attentionSpecs(config: ModelConfig, at: (name: string) => string, diale
   return specs;
 }
 
-function expertSpecs(config: ModelConfig, at: (name: string) => string, dialect: Dialect): SlotSpec<LayerSlot>[] {
+function expertSpecs(config: ModelShape, at: (name: string) => string, dialect: Dialect): SlotSpec<LayerSlot>[] {
   const { hidden, experts, expertWidth } = config;
   const specs: SlotSpec<LayerSlot>[] = [spec('ffn_gate_inp', at('ffn_gate_inp.weight'), [hidden, experts])];
   if (dialect.routerBias) specs.push(spec('exp_probs_b', at('exp_probs_b.bias'), [experts], true));

@@ -1,4 +1,4 @@
-/** Which type each tensor of a synthetic model has: llama.cpp's habits for each kind of file, by slot. */
+/** Which type each tensor of a converted or synthetic model has: llama.cpp's habits for each kind of file, by slot. */
 import { blockShapes, type GgmlTypeName } from '../gguf/types.ts';
 import type { SlotSpec } from './tensors.ts';
 
@@ -15,6 +15,7 @@ const mixes = {
   q2_k: { base: 'Q2_K', fileType: 10 },
   q3_k: { base: 'Q3_K', fileType: 12 },
   q4_k_m: { base: 'Q4_K', fileType: 15 },
+  q5_k_m: { base: 'Q5_K', fileType: 17 },
   q5_k: { base: 'Q5_K', fileType: 17 },
   q6_k: { base: 'Q6_K', fileType: 18 },
   iq4_nl: { base: 'IQ4_NL', fileType: 25 },
@@ -38,7 +39,7 @@ const shortRows: Partial<Record<GgmlTypeName, GgmlTypeName>> = {
   IQ4_XS: 'IQ4_NL',
 };
 
-/** Q4_K_M gives Q6_K to the down projections of the first and last eighth of the layers and every third between. */
+/** Q4_K_M and Q5_K_M give Q6_K to the down projections of the first and last eighth of the layers and every third between. */
 function getsMoreBits(layer: number, layers: number): boolean {
   const eighth = Math.floor(layers / 8);
   return layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2;
@@ -59,5 +60,6 @@ function wantedType(mix: WeightMix, base: GgmlTypeName, spec: SlotSpec, moreBits
   const quantized = blockShapes[base].elements > 1;
   if (spec.slot === 'output' && quantized && base !== 'Q8_0') return 'Q6_K';
   const generous = spec.slot.startsWith('ffn_down') || spec.slot === 'attn_kv_b';
-  return mix === 'q4_k_m' && generous && moreBits ? 'Q6_K' : base;
+  const mixed = mix === 'q4_k_m' || mix === 'q5_k_m';
+  return mixed && generous && moreBits ? 'Q6_K' : base;
 }
