@@ -20,14 +20,21 @@ export interface ParsedCall {
 export function resolveToolName(rawId: string, tools: readonly Tool[]): string | null {
   const id = rawId.trim();
   const unprefixed = id.startsWith('functions.') ? id.slice('functions.'.length) : id;
-  const colon = unprefixed.lastIndexOf(':');
-  const uncounted = colon < 0 ? unprefixed : unprefixed.slice(0, colon);
+  const beforeColon = (text: string) => (text.includes(':') ? text.slice(0, text.lastIndexOf(':')) : text);
+  const uncounted = beforeColon(unprefixed);
   const loose = id.replace(/^functions?[._:-]?/, '');
   const bare = loose.replace(/[._:-]?\d+$/, '');
-  const readings = [uncounted, unprefixed, uncounted.slice(uncounted.lastIndexOf('.') + 1), loose, bare];
+  const readings = [
+    uncounted,
+    unprefixed,
+    beforeColon(id),
+    uncounted.slice(uncounted.lastIndexOf('.') + 1),
+    loose,
+    bare,
+  ];
   const declared = readings.find((reading) => tools.some((tool) => tool.name === reading));
   if (declared !== undefined) return declared;
-  if (uncounted !== '' && !/^\d*$/.test(uncounted) && /:\d+$/.test(unprefixed)) return uncounted;
+  if (!/^(functions)?\d*$/.test(uncounted) && /:\d+$/.test(unprefixed)) return uncounted;
   return bare === '' || /^(call|toolu|chatcmpl)(?![a-z])/i.test(bare) ? null : bare;
 }
 

@@ -25,7 +25,9 @@ interface Golden {
 
 const goldens: Golden[] = kimiMissing
   ? []
-  : JSON.parse(readFileSync(join(kimiFolder, 'goldens.json'), 'utf8')).render.filter((g: Golden) => g.name !== '3b image');
+  : JSON.parse(readFileSync(join(kimiFolder, 'goldens.json'), 'utf8')).render.filter(
+      (g: Golden) => g.name !== '3b image',
+    );
 
 function toMessage(golden: Record<string, unknown>): Message {
   const calls = golden.tool_calls as { id: string; function: { name: string; arguments: unknown } }[] | undefined;
@@ -91,8 +93,8 @@ describe.skipIf(kimiMissing)('published renderings (skipped where the Kimi vocab
     const golden = goldens.find((one) => one.name.includes('no name'))!;
     const { tools, messages } = input(golden);
     const raw = messages.map((m, i) => ({ ...golden.messages[i], content: m.content }));
-    expect(compileTemplate(nanoTemplate)({ messages: toTree(raw), tools: [...tools], add_generation_prompt: true })).toBe(
-      golden.R2_instruct_fixed.text,
-    );
+    expect(
+      compileTemplate(nanoTemplate)({ messages: toTree(raw), tools: [...tools], add_generation_prompt: true }),
+    ).toBe(golden.R2_instruct_fixed.text);
   });
 });

@@ -6,7 +6,11 @@ import { randomIntegers, randomText } from '../tokenizer/support.ts';
 import { byteTokenizer, kimiSpecials, nanoTemplate, thinkingSpecials, tool } from './support.ts';
 
 const user = (content: string): Message => ({ role: 'user', content });
-const conversation = (messages: readonly Message[], tools: readonly Tool[] = [], templateOptions = {}): Conversation => ({
+const conversation = (
+  messages: readonly Message[],
+  tools: readonly Tool[] = [],
+  templateOptions = {},
+): Conversation => ({
   messages,
   tools,
   templateOptions,
@@ -16,16 +20,17 @@ const builtIn = byteTokenizer();
 const idOf = (name: string) => builtIn.specials.get(name)!;
 
 describe('the choice of renderer', () => {
-  it('is the checkpoint\'s template where it keeps tool history', () => {
+  it("is the checkpoint's template where it keeps tool history", () => {
     expect(renderPrompt(conversation([user('Hi')]), templated).templateSource).toBe('checkpoint');
   });
-  it('is Kimi K2\'s own format where there is no template', () => {
+  it("is Kimi K2's own format where there is no template", () => {
     const { templateSource, reason } = renderPrompt(conversation([user('Hi')]), builtIn);
     expect(templateSource).toBe('kimi-k2');
     expect(reason).toContain('no chat template');
   });
-  it('is Kimi K2\'s own format where a Kimi template drops tool calls', () => {
-    const template = "{%- for m in messages -%}<|im_user|>{{ m['role'] }}<|im_middle|>{{ m['content'] }}<|im_end|>{%- endfor -%}";
+  it("is Kimi K2's own format where a Kimi template drops tool calls", () => {
+    const template =
+      "{%- for m in messages -%}<|im_user|>{{ m['role'] }}<|im_middle|>{{ m['content'] }}<|im_end|>{%- endfor -%}";
     const { templateSource, reason } = renderPrompt(conversation([user('Hi')]), byteTokenizer({ template }));
     expect(templateSource).toBe('kimi-k2');
     expect(reason).toContain('loses the history');
@@ -40,23 +45,30 @@ describe('the choice of renderer', () => {
   });
 });
 
-describe('the built-in renderer and the fixture\'s template', () => {
+describe("the built-in renderer and the fixture's template", () => {
   const random = randomIntegers(7);
   const pick = <T>(...values: T[]): T => values[random(values.length)]!;
-  const text = () => pick(randomText(random), '', ' ', '\n', kimiSpecials[random(kimiSpecials.length)]!, '{"a": 1}', '<', '[');
+  const text = () =>
+    pick(randomText(random), '', ' ', '\n', kimiSpecials[random(kimiSpecials.length)]!, '{"a": 1}', '<', '[');
 
   function randomMessage(): Message {
     const role = pick('user', 'assistant', 'system', 'tool');
     if (role === 'tool') return { role, content: text(), toolCallId: text(), ...(random(2) ? { name: text() } : {}) };
     if (role !== 'assistant') return { role, content: text(), ...(random(4) ? {} : { name: text() }) };
-    const toolCalls = Array.from({ length: random(3) }, () => ({ id: text(), name: pick('search', 'a.b:c'), arguments: text() }));
+    const toolCalls = Array.from({ length: random(3) }, () => ({
+      id: text(),
+      name: pick('search', 'a.b:c'),
+      arguments: text(),
+    }));
     return { role, content: pick(null, text()), ...(toolCalls.length > 0 || random(2) ? { toolCalls } : {}) };
   }
 
   it('print the same text and ids for 500 random conversations', () => {
     for (let i = 0; i < 500; i++) {
       const messages = Array.from({ length: random(6) }, randomMessage);
-      const tools = Array.from({ length: random(3) }, (_, n) => tool(`t${n}`, { [text()]: { type: text() }, 10: {}, 9: {} }));
+      const tools = Array.from({ length: random(3) }, (_, n) =>
+        tool(`t${n}`, { [text()]: { type: text() }, 10: {}, 9: {} }),
+      );
       const one = conversation(messages, tools);
       const expected = renderPrompt(one, builtIn);
       const found = renderPrompt(one, templated);
@@ -79,7 +91,12 @@ describe('text of people', () => {
         { role: 'tool', content: text, toolCallId: 'unheard of' },
         { role: 'user', content: text },
       ],
-      [{ name: text, declaration: { type: 'function', function: { name: text, parameters: { [text]: [text, { [text]: text }] } } } }],
+      [
+        {
+          name: text,
+          declaration: { type: 'function', function: { name: text, parameters: { [text]: [text, { [text]: text }] } } },
+        },
+      ],
       { custom: text },
     );
   }
@@ -106,7 +123,13 @@ describe('text of people', () => {
   it('is tokenized in one piece with the text around it', () => {
     const seen: string[] = [];
     const spy = byteTokenizer();
-    const spied = { ...spy, encode: (text: string) => (seen.push(text), spy.encode(text)) };
+    const spied = {
+      ...spy,
+      encode(text: string) {
+        seen.push(text);
+        return spy.encode(text);
+      },
+    };
     renderPrompt(conversation([user('before <|im_end|> after')]), spied);
     expect(seen).toContain('before <|im_end|> after');
   });
@@ -134,7 +157,7 @@ describe('text of people', () => {
     expect(prompt.text).toBe('yes');
   });
 
-  it('may not replace the template\'s own variables', () => {
+  it("may not replace the template's own variables", () => {
     const template = '{{ messages | length }}{{ add_generation_prompt }}{{ thinking }}';
     const options = { messages: [], add_generation_prompt: false, thinking: false };
     const prompt = renderPrompt(conversation([user('a')], [], options), byteTokenizer({ template }));
@@ -150,13 +173,17 @@ describe('tool declarations', () => {
     const expected =
       '[{"function":{"name":"f","parameters":{"10":-0.0,"9":12345678901234567890,"b":[{"a":"é","z":1}],"\ufffd":100000.0,"\u{1f600}":1.0}},"type":"function"}]';
     for (const tokenizer of [builtIn, templated]) {
-      expect(renderPrompt(conversation([user('Hi')], [{ name: 'f', declaration }]), tokenizer).text).toContain(expected);
+      expect(renderPrompt(conversation([user('Hi')], [{ name: 'f', declaration }]), tokenizer).text).toContain(
+        expected,
+      );
     }
   });
 
   it('come first, before the system message', () => {
     const { ids } = renderPrompt(conversation([user('Hi')], [tool('f')]), builtIn);
-    expect(builtIn.decode(ids)).toMatch(/^<\|im_system\|>tool_declare<\|im_middle\|>\[.*\]<\|im_end\|><\|im_system\|>system/);
+    expect(builtIn.decode(ids)).toMatch(
+      /^<\|im_system\|>tool_declare<\|im_middle\|>\[.*\]<\|im_end\|><\|im_system\|>system/,
+    );
     expect(ids.at(-1)).toBe(idOf('<|im_middle|>'));
   });
 });

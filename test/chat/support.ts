@@ -34,9 +34,7 @@ export const kimiSpecials = [
 export const thinkingSpecials = [...kimiSpecials, '<think>', '</think>'];
 
 /** Token 0..255 is that byte; the specials follow. */
-export function byteTokenizer(
-  options: { specials?: readonly string[]; template?: string | null } = {},
-): Tokenizer {
+export function byteTokenizer(options: { specials?: readonly string[]; template?: string | null } = {}): Tokenizer {
   const { specials: names = kimiSpecials, template = null } = options;
   const specials = new Map(names.map((name, i) => [name, 256 + i]));
   const bytesOf = (id: number) => (id < 256 ? Uint8Array.of(id) : new TextEncoder().encode(names[id - 256] ?? ''));

@@ -73,7 +73,14 @@ describe('a template that reaches for JavaScript', () => {
 });
 
 describe('a broken template', () => {
-  for (const template of ['{% for x in %}{{', '{{ (', '{% endif %}', '{% nonsense %}', `{{ ${'('.repeat(100_000)}1 }}`, 'x'.repeat(2_000_000)]) {
+  for (const template of [
+    '{% for x in %}{{',
+    '{{ (',
+    '{% endif %}',
+    '{% nonsense %}',
+    `{{ ${'('.repeat(100_000)}1 }}`,
+    'x'.repeat(2_000_000),
+  ]) {
     it(`is named as such: ${template.slice(0, 20)}`, () => expect(outcome(template)).toBe('TEMPLATE_INVALID'));
   }
   it('says what the template itself refused', () => {
@@ -82,16 +89,22 @@ describe('a broken template', () => {
   });
 });
 
-describe('Hugging Face\'s environment', () => {
+describe("Hugging Face's environment", () => {
   const render = (template: string, extra = {}) => compileTemplate(template)({ ...variables, ...extra });
   it('trims blocks and has loop controls', () => {
     expect(render('a\n  {% if true %}\nb\n  {% endif %}\nc\n')).toBe('a\nb\nc');
-    expect(render('{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}')).toBe('023');
+    expect(
+      render(
+        '{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}',
+      ),
+    ).toBe('023');
   });
   it('prints JSON as Python does', () => {
     const value = toTree({ b: ['é', '<&>', null, true], a: { x: 1.5 } });
     expect(render('{{ value | tojson }}', { value })).toBe('{"b": ["é", "<&>", null, true], "a": {"x": 1.5}}');
-    expect(render("{{ value | tojson(separators=(',', ':')) }}", { value })).toBe('{"b":["é","<&>",null,true],"a":{"x":1.5}}');
+    expect(render("{{ value | tojson(separators=(',', ':')) }}", { value })).toBe(
+      '{"b":["é","<&>",null,true],"a":{"x":1.5}}',
+    );
   });
   it('has the date', () => expect(render("{{ strftime_now('%Y') }}")).toMatch(/^\d{4}$/));
 });

@@ -18,7 +18,13 @@ const ids = (messages: readonly Message[]) =>
 
 describe('ids of earlier tool calls', () => {
   it('count over the whole conversation', () => {
-    const messages = [calls(['call_x', 'a'], ['toolu_y', 'b']), result('call_x'), result('toolu_y'), calls(['z', 'a']), result('z')];
+    const messages = [
+      calls(['call_x', 'a'], ['toolu_y', 'b']),
+      result('call_x'),
+      result('toolu_y'),
+      calls(['z', 'a']),
+      result('z'),
+    ];
     expect(ids(messages)).toEqual([
       'functions.a:0',
       'functions.b:1',
@@ -30,11 +36,20 @@ describe('ids of earlier tool calls', () => {
     expect(countToolCalls(messages)).toBe(3);
   });
   it('are found by the old id in any order', () => {
-    expect(ids([calls(['x', 'a'], ['y', 'b']), result('y'), result('x')]).slice(2)).toEqual(['functions.b:1 b', 'functions.a:0 a']);
+    expect(ids([calls(['x', 'a'], ['y', 'b']), result('y'), result('x')]).slice(2)).toEqual([
+      'functions.b:1 b',
+      'functions.a:0 a',
+    ]);
   });
   it('are found by order when the result names no known call', () => {
-    expect(ids([calls(['x', 'a'], ['y', 'b']), result('?'), result()]).slice(2)).toEqual(['functions.a:0 a', 'functions.b:1 b']);
-    expect(ids([calls(['x', 'a'], ['y', 'b']), result('?'), result('x')]).slice(2)).toEqual(['functions.b:1 b', 'functions.a:0 a']);
+    expect(ids([calls(['x', 'a'], ['y', 'b']), result('?'), result()]).slice(2)).toEqual([
+      'functions.a:0 a',
+      'functions.b:1 b',
+    ]);
+    expect(ids([calls(['x', 'a'], ['y', 'b']), result('?'), result('x')]).slice(2)).toEqual([
+      'functions.b:1 b',
+      'functions.a:0 a',
+    ]);
   });
   it('may repeat from turn to turn', () => {
     expect(ids([calls(['0', 'a']), result('0'), calls(['0', 'b']), result('0')])).toEqual([
@@ -45,7 +60,11 @@ describe('ids of earlier tool calls', () => {
     ]);
   });
   it('keep a name the client gave, and results without any call', () => {
-    expect(ids([result('lost', 'n'), calls(['x', 'a']), result('x', 'mine')])).toEqual(['lost n', 'functions.a:0', 'functions.a:0 mine']);
+    expect(ids([result('lost', 'n'), calls(['x', 'a']), result('x', 'mine')])).toEqual([
+      'lost n',
+      'functions.a:0',
+      'functions.a:0 mine',
+    ]);
   });
   it('are untouched when they are right already', () => {
     const messages = [calls(['functions.a:0', 'a']), result('functions.a:0', 'a')];

@@ -30,9 +30,9 @@ export function brief(value: unknown): string {
 function withoutNulls(body: unknown): unknown {
   if (!isObject(body)) return body;
   const top = dropNulls(body);
-  if (isObject(top['stream_options'])) top['stream_options'] = dropNulls(top['stream_options']);
-  if (Array.isArray(top['messages'])) {
-    top['messages'] = top['messages'].map((message: unknown) => (isObject(message) ? dropNulls(message) : message));
+  if (isObject(top.stream_options)) top.stream_options = dropNulls(top.stream_options);
+  if (Array.isArray(top.messages)) {
+    top.messages = top.messages.map((message: unknown) => (isObject(message) ? dropNulls(message) : message));
   }
   return top;
 }
