@@ -19,6 +19,8 @@ export interface SyntheticRecipe {
 /** About an L2 cache, and more than all rows of the small shapes together, so that none of them repeats another. */
 const patternBytes = 1 << 20;
 
+type ScalarType = 'F32' | 'F16' | 'BF16';
+
 const patterns = new Map<string, Uint8Array>();
 
 /** Marsaglia's xorshift32; any nonzero state. */
@@ -84,10 +86,6 @@ function putHalf(view: DataView, at: number, value: number): void {
   view.setUint16(at, halfBits(value), true);
 }
 
-function value(random: Random, recipe: SyntheticRecipe): number {
-  return recipe.mean + recipe.sigma * random.normal();
-}
-
 /** Scale and minimum of the types whose values are d*q + m, m such that the middle of q's range means 0. */
 function scaleAndMinimum(spread: number, middle: number): BlockMaker {
   return (random, view, recipe) => {
@@ -115,13 +113,7 @@ function superScales(spread: number, middle: number): BlockMaker {
 }
 
 /** Standard deviations of the quantized integers when all bits are random; layouts as in engine/quant/blocks.h. */
-const makers: Record<GgmlTypeName, BlockMaker> = {
-  F32: (random, view, recipe) => view.setFloat32(0, value(random, recipe), true),
-  F16: (random, view, recipe) => putHalf(view, 0, value(random, recipe)),
-  BF16: (random, view, recipe) => {
-    const float = new Float32Array([value(random, recipe)]);
-    view.setUint16(0, new Uint16Array(float.buffer)[1] ?? 0, true);
-  },
+const makers: Record<Exclude<GgmlTypeName, ScalarType>, BlockMaker> = {
   Q8_0: (random, view, recipe) => {
     putHalf(view, 0, scale(random, recipe.sigma, 73.6));
     for (let i = 2; i < 34; i++) if (view.getInt8(i) === -128) view.setInt8(i, 127);
@@ -155,14 +147,34 @@ const makers: Record<GgmlTypeName, BlockMaker> = {
   IQ4_XS: (random, view, recipe) => putHalf(view, 0, scale(random, recipe.sigma, 69.7 * 18.5)),
 };
 
+let normals: Float32Array | undefined;
+
+/** Standard normal numbers, made once: every float pattern is these, moved and stretched. */
+function standardNormals(): Float32Array {
+  const random = new Random(1);
+  normals ??= Float32Array.from({ length: patternBytes / 4 }, () => random.normal());
+  return normals;
+}
+
+function makeScalars(type: ScalarType, recipe: SyntheticRecipe): Uint8Array {
+  const floats = standardNormals().map((normal) => recipe.mean + recipe.sigma * normal);
+  if (type === 'F32') return new Uint8Array(floats.buffer);
+  const bits = new Uint32Array(floats.buffer);
+  const short = new Uint16Array(floats.length);
+  for (let i = 0; i < short.length; i++) short[i] = type === 'F16' ? halfBits(floats[i] ?? 0) : (bits[i] ?? 0) >>> 16;
+  return new Uint8Array(short.buffer);
+}
+
 function makePattern(recipe: SyntheticRecipe): Uint8Array {
-  const { bytes } = blockShapes[recipe.type];
+  const { type } = recipe;
+  if (type === 'F32' || type === 'F16' || type === 'BF16') return makeScalars(type, recipe);
+  const { bytes } = blockShapes[type];
   const blocks = Math.floor(patternBytes / bytes);
   const pattern = new Uint8Array(blocks * bytes);
-  const random = new Random(recipe.type.length * 0x9e3779b1 + bytes);
+  const random = new Random(type.length * 0x9e3779b1 + bytes);
   random.bytes(pattern);
   for (let at = 0; at < pattern.length; at += bytes) {
-    makers[recipe.type](random, new DataView(pattern.buffer, at, bytes), recipe);
+    makers[type](random, new DataView(pattern.buffer, at, bytes), recipe);
   }
   return pattern;
 }
