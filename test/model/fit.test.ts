@@ -1,0 +1,69 @@
+/** What a model needs in memory, and the advice when it does not get it. */
+import { describe, expect, it } from 'vitest';
+import { assertFits, cacheBytesPerToken, memoryTable, renderMemoryTable } from '../../src/model/fit.ts';
+import { modelConfig } from '../../src/model/gguf.ts';
+import { modelTensors } from '../../src/model/tensors.ts';
+import { errorOf } from '../gguf/raw.ts';
+import { kimiK2, modelOf, withTensors } from './known-models.ts';
+
+const config = modelConfig(modelOf(kimiK2));
+const tensors = modelTensors(withTensors(modelOf(kimiK2), config), config);
+const use = { contextTokens: 8192, sequences: 1, batchTokens: 512 };
+const bytesOf = (table: ReturnType<typeof memoryTable>, name: string) =>
+  table.lines.find((line) => line.name === name)?.bytes;
+
+describe('the need of Kimi K2 in BF16', () => {
+  const table = memoryTable(config, tensors, use, 3e12);
+
+  it('is dominated by routed experts: 60 layers of 384 times 44.04 M parameters', () => {
+    const experts = 60 * 384 * 3 * 7168 * 2048;
+    const router = 60 * (7168 * 384 + 384);
+    expect(bytesOf(table, 'routed experts')).toBe(2 * (experts + router));
+  });
+
+  it('has 576 floats per token and layer of cache', () => {
+    expect(cacheBytesPerToken(config)).toBe(61 * 576 * 4);
+    expect(bytesOf(table, 'KV cache')).toBe(61 * 576 * 4 * 8192);
+    expect(bytesOf(memoryTable(config, tensors, { ...use, sequences: 4 }, 3e12), 'KV cache')).toBe(
+      61 * 576 * 4 * 8192 * 4,
+    );
+  });
+
+  it('adds up to the total', () => {
+    expect(table.need).toBe(table.lines.reduce((sum, line) => sum + line.bytes, 0));
+    expect(table.fits).toBe(true);
+    expect(() => assertFits(table)).not.toThrow();
+  });
+
+  it('is printed with need and have', () => {
+    const text = renderMemoryTable(table);
+    expect(text).toMatch(/routed experts +2\.03 TB/);
+    expect(text).toMatch(/KV cache +1\.15 GB +141 kB a token x 8192 tokens/);
+    expect(text).toMatch(/available +3\.00 TB +it fits/);
+  });
+});
+
+describe('a model that does not fit', () => {
+  const refusal = async (changes: Partial<typeof use>, available: number) => {
+    const error = await errorOf(() => assertFits(memoryTable(config, tensors, { ...use, ...changes }, available)));
+    expect([error.code, error.exitCode]).toEqual(['MODEL_DOES_NOT_FIT', 2]);
+    expect(error.message).toContain('routed experts');
+    return error.message;
+  };
+  const base = memoryTable(config, tensors, { ...use, contextTokens: 0 }, 0).need;
+  const perToken = cacheBytesPerToken(config);
+
+  it('by its context only is offered the largest context that fits', async () => {
+    const message = await refusal({}, base + perToken * 5000);
+    expect(message).toContain('Use --context 4864');
+    expect(memoryTable(config, tensors, { ...use, contextTokens: 4864 }, base + perToken * 5000).fits).toBe(true);
+  });
+
+  it('by its sequences only is offered fewer', async () => {
+    expect(await refusal({ sequences: 100 }, base + perToken * 8192)).toContain('fewer sequences');
+  });
+
+  it('by its weights is told by how much, and what size would do', async () => {
+    expect(await refusal({}, 64e9)).toMatch(/need about 1\.99 TB more.*at most 60\.8 GB/);
+  });
+});
