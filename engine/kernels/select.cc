@@ -5,6 +5,12 @@ namespace perigee {
 namespace {
 
 const Kernels* const kTables[] = {
+#ifdef PERIGEE_RELAXED
+    &kRelaxedKernels,
+#endif
+#ifdef __wasm__
+    &kSimd128Kernels,
+#endif
     &kScalarKernels,
 };
 

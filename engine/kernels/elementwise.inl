@@ -1,0 +1,181 @@
+// Norms, activations, softmax and the quantization of activation rows.
+
+// Calls `body` on each 4 floats of x[n] (pointer, index); the last few go through a zero-padded copy.
+template <typename Body>
+PERIGEE_INLINE void map4(float* x, uint32_t n, Body body) {
+  uint32_t i = 0;
+  for (; i + 4 <= n; i += 4) store(x + i, body(load(x + i), i));
+  if (i == n) return;
+  alignas(16) float last[4] = {};
+  for (uint32_t j = i; j < n; j++) last[j - i] = x[j];
+  store(last, body(load(last), i));
+  for (uint32_t j = i; j < n; j++) x[j] = last[j - i];
+}
+
+// exp_float, four at a time: the same steps.
+PERIGEE_INLINE V exp4(V x) {
+  using E = ExpFloat;
+  x = min_or_first(max_or_first(x, splat_float(E::kLow)), splat_float(E::kHigh));
+  const V shifted = add(mul(x, splat_float(E::kLog2e)), splat_float(E::kRound));
+  const V n = sub(shifted, splat_float(E::kRound));
+  const V r = sub(sub(x, mul(n, splat_float(E::kLn2High))), mul(n, splat_float(E::kLn2Low)));
+  V p = add(mul(splat_float(E::kP4), r), splat_float(E::kP3));
+  p = add(mul(p, r), splat_float(E::kP2));
+  p = add(mul(p, r), splat_float(E::kP1));
+  p = add(mul(p, r), splat_float(E::kP0));
+  const V y = add(splat_float(1.0f), add(r, mul(mul(r, r), p)));
+  const V i = sub32(shifted, splat32(E::kRoundBits));
+  const V half = shift_right32s(i, 1);
+  const V scale1 = shift_left32(add32(half, splat32(127)), 23);
+  const V scale2 = shift_left32(add32(sub32(i, half), splat32(127)), 23);
+  return mul(mul(y, scale1), scale2);
+}
+
+PERIGEE_INLINE V one_plus_exp_minus(V x) { return add(splat_float(1.0f), exp4(negate(x))); }
+
+void rms_norm(const float* x, const float* weight, float eps, uint32_t n, float* y) {
+  const float scale = 1.0f / sqrt_float(dot_float(x, x, n) / float(n) + eps);
+  uint32_t i = 0;
+  for (; i + 4 <= n; i += 4) store(y + i, mul(mul(load(x + i), splat_float(scale)), load(weight + i)));
+  for (; i < n; i++) y[i] = x[i] * scale * weight[i];
+}
+
+void silu_mul(float* gate, const float* up, uint32_t n) {
+  map4(gate, n, [](V x, uint32_t) { return div(x, one_plus_exp_minus(x)); });
+  map4(gate, n & ~3u, [up](V x, uint32_t i) { return mul(x, load(up + i)); });
+  for (uint32_t i = n & ~3u; i < n; i++) gate[i] *= up[i];
+}
+
+void sigmoid(float* x, uint32_t n) {
+  map4(x, n, [](V v, uint32_t) { return div(splat_float(1.0f), one_plus_exp_minus(v)); });
+}
+
+float max_of(const float* x, uint32_t n) {
+  float max = x[0];
+  uint32_t i = 0;
+  if (n >= 4) {
+    V m = load(x);
+    for (i = 4; i + 4 <= n; i += 4) m = max_or_first(m, load(x + i));
+    alignas(16) float lane[4];
+    store(lane, m);
+    for (int j = 0; j < 4; j++) max = lane[j] > max ? lane[j] : max;
+  }
+  for (; i < n; i++) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+float sum_float(const float* x, uint32_t n) {
+  V lane[4] = {zero(), zero(), zero(), zero()};
+  uint32_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int g = 0; g < 4; g++) lane[g] = add(lane[g], load(x + i + 4 * g));
+  if (i < n) {
+    const Tail16 tail(x + i, n - i);
+    for (int g = 0; g < 4; g++) lane[g] = add(lane[g], load(tail.x + 4 * g));
+  }
+  return fold16(lane[0], lane[1], lane[2], lane[3]);
+}
+
+void softmax(float* x, uint32_t n) {
+  const float max = max_of(x, n);
+  map4(x, n, [max](V v, uint32_t) { return exp4(sub(v, splat_float(max))); });
+  const float sum = sum_float(x, n);
+  map4(x, n, [sum](V v, uint32_t) { return div(v, splat_float(sum)); });
+}
+
+void axpy(float a, const float* x, uint32_t n, float* y) {
+  uint32_t i = 0;
+  for (; i + 4 <= n; i += 4) store(y + i, add(load(y + i), mul(splat_float(a), load(x + i))));
+  for (; i < n; i++) y[i] += a * x[i];
+}
+
+// --- activation rows (quant/activation.h) -------------------------------------------------------------------------------
+
+struct Range {
+  float low, high;
+};
+
+// The least and greatest of 0 and x[n], n a multiple of 4.
+PERIGEE_INLINE Range range_of(const float* x, uint32_t n) {
+  V low = zero(), high = zero();
+  for (uint32_t i = 0; i < n; i += 4) {
+    const V v = load(x + i);
+    low = min_or_first(low, v);
+    high = max_or_first(high, v);
+  }
+  alignas(16) float l[4], h[4];
+  store(l, low);
+  store(h, high);
+  Range range = {l[0], h[0]};
+  for (int j = 1; j < 4; j++) {
+    range.low = l[j] < range.low ? l[j] : range.low;
+    range.high = h[j] > range.high ? h[j] : range.high;
+  }
+  return range;
+}
+
+// x * scale rounded to nearest even, within -127..127.
+PERIGEE_INLINE V quantized4(const float* x, V scale) {
+  const V v = min_or_first(max_or_first(mul(load(x), scale), splat_float(-127.0f)), splat_float(127.0f));
+  return sub32(add(v, splat_float(0x1.8p23f)), splat32(0x4b400000));
+}
+
+// 16 quants to q; returns their sum.
+PERIGEE_INLINE int32_t quantize16(const float* x, V scale, int8_t* q) {
+  const V a = quantized4(x, scale), b = quantized4(x + 4, scale);
+  const V c = quantized4(x + 8, scale), d = quantized4(x + 12, scale);
+  store(q, narrow16(narrow32(a, b), narrow32(c, d)));
+  alignas(16) int32_t sum[4];
+  store(sum, add32(add32(a, b), add32(c, d)));
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+void quantize_q8_0(const float* x, uint32_t cols, uint8_t* out) {
+  const uint32_t blocks = cols / 32;
+  auto* q = reinterpret_cast<int8_t*>(out);
+  auto* d = reinterpret_cast<float*>(out + cols);
+  auto* sum = reinterpret_cast<int32_t*>(d + pad4(blocks));
+  for (uint32_t b = 0; b < blocks; b++) {
+    const Range range = range_of(x + 32 * b, 32);
+    const float amax = range.high >= -range.low ? range.high : -range.low;
+    const float scale = amax / 127.0f;
+    const V inverse = splat_float(amax < kSmallestMagnitude ? 0.0f : 1.0f / scale);
+    d[b] = half_to_float(float_to_half(scale));
+    sum[b] = quantize16(x + 32 * b, inverse, q + 32 * b) + quantize16(x + 32 * b + 16, inverse, q + 32 * b + 16);
+  }
+  for (uint32_t b = blocks; b < pad4(blocks); b++) {
+    d[b] = 0.0f;
+    sum[b] = 0;
+  }
+}
+
+void quantize_q8_k(const float* x, uint32_t cols, uint8_t* out) {
+  const uint32_t blocks = cols / 256;
+  auto* q = reinterpret_cast<int8_t*>(out);
+  auto* d = reinterpret_cast<float*>(out + cols);
+  auto* sum32 = reinterpret_cast<int16_t*>(d + pad4(blocks));
+  auto* sum16 = sum32 + 8 * blocks;
+  for (uint32_t b = 0; b < blocks; b++) {
+    const Range range = range_of(x + 256 * b, 256);
+    const float peak = range.high >= -range.low ? range.high : range.low;
+    const bool flat = peak < kSmallestMagnitude && peak > -kSmallestMagnitude;
+    const float inverse = flat ? 0.0f : -127.0f / peak;
+    d[b] = flat ? 0.0f : 1.0f / inverse;
+    for (uint32_t s = 8 * b; s < 8 * b + 8; s++) {
+      const int32_t even = quantize16(x + 32 * s, splat_float(inverse), q + 32 * s);
+      const int32_t odd = quantize16(x + 32 * s + 16, splat_float(inverse), q + 32 * s + 16);
+      sum16[2 * s] = int16_t(even);
+      sum16[2 * s + 1] = int16_t(odd);
+      sum32[s] = int16_t(even + odd);
+    }
+  }
+  for (uint32_t b = blocks; b < pad4(blocks); b++) d[b] = 0.0f;
+}
+
+void quantize(Activation kind, const float* x, uint32_t cols, uint8_t* out) {
+  switch (kind) {
+    case Activation::F32: return quantize_row(kind, x, cols, out);
+    case Activation::Q8_0: return quantize_q8_0(x, cols, out);
+    case Activation::Q8_K: return quantize_q8_k(x, cols, out);
+  }
+}

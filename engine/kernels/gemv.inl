@@ -1,0 +1,162 @@
+// Decode: quantized weights against one to four activation rows. Each weight row is one sequential stream, read and
+// unpacked once; elements lie along the vectors, and the sums of four blocks fold together into rule 2's four lanes.
+
+template <int kN>
+PERIGEE_INLINE void store_results(const MatmulArgs& a, uint32_t first, uint32_t r, const V acc[kN]) {
+  for (int t = 0; t < kN; t++) a.y[(first + t) * a.y_stride + r] = fold4(acc[t]);
+}
+
+// Scales 2 i and 2 i + 1 of 8 (in s0) or 16 (in s0, s1), four times over.
+template <int kPair>
+PERIGEE_INLINE V scale_pair(V s0, V s1) {
+  return splat_lane32<kPair % 4>(kPair < 4 ? s0 : s1);
+}
+
+// 64 elements: adds scale * (codes . x) to four partial sums.
+template <typename Format, int kChunk>
+PERIGEE_INLINE V chunk_dot(const V q[4], V s0, V s1, const int8_t* x, V sum) {
+  constexpr int first = Format::first(kChunk), second = Format::second(kChunk);
+  const V a = dot8(load(x + first), q[0]), b = dot8(load(x + first + 16), q[1]);
+  const V c = dot8(load(x + second), q[2]), d = dot8(load(x + second + 16), q[3]);
+  // Neighbouring sub-blocks are interleaved, so that one 16-bit dot applies both scales. The largest 16-bit sum is
+  // 8 * 31 * 127 (Q5_K) or 4 * 63 * 127 (Q6_K), below 2^15.
+  if constexpr (Format::kSub == 32) {
+    const V ab = add16(a, b), cd = add16(c, d);
+    return add32(sum, dot16(add16(zip_low16(ab, cd), zip_high16(ab, cd)), scale_pair<kChunk>(s0, s1)));
+  } else {
+    sum = add32(sum, dot16(add16(zip_low16(a, b), zip_high16(a, b)), scale_pair<first / 32>(s0, s1)));
+    return add32(sum, dot16(add16(zip_low16(c, d), zip_high16(c, d)), scale_pair<second / 32>(s0, s1)));
+  }
+}
+
+template <typename Format, int kChunk, int kN>
+PERIGEE_INLINE void chunk_dots(const typename Format::Block& block, V s0, V s1, const Q8_KRow x[kN], uint32_t b,
+                               V sum[kN]) {
+  V q[4];
+  Format::codes(block, kChunk, q);
+  for (int t = 0; t < kN; t++) sum[t] = chunk_dot<Format, kChunk>(q, s0, s1, x[t].q + 256 * b, sum[t]);
+}
+
+// One superblock: isum and msum as four partial sums each.
+template <typename Format, int kN>
+PERIGEE_INLINE void superblock_dots(const typename Format::Block& block, const Q8_KRow x[kN], uint32_t b, V isum[kN],
+                                    V msum[kN]) {
+  V s0, s1;  // kSub 32: scales, mins; kSub 16: scales 0..7, 8..15
+  Format::scales(block, s0, s1);
+  for (int t = 0; t < kN; t++) {
+    if constexpr (Format::kSub == 32) {
+      isum[t] = zero();
+      msum[t] = dot16(s1, load(x[t].sum32 + 8 * b));
+    } else {
+      const V sums = add32(dot16(s0, load(x[t].sum16 + 16 * b)), dot16(s1, load(x[t].sum16 + 16 * b + 8)));
+      isum[t] = sub32(zero(), shift_left32(sums, 5));  // codes are 32 above their meaning
+      static_assert(Format::kOffset == 32);
+    }
+  }
+  chunk_dots<Format, 0, kN>(block, s0, s1, x, b, isum);
+  chunk_dots<Format, 1, kN>(block, s0, s1, x, b, isum);
+  chunk_dots<Format, 2, kN>(block, s0, s1, x, b, isum);
+  chunk_dots<Format, 3, kN>(block, s0, s1, x, b, isum);
+}
+
+// d (and dmin, in the upper half of its 32 bits) of up to four superblocks.
+template <typename Format>
+PERIGEE_INLINE void superblock_scales(const typename Format::Block* blocks, uint32_t count, V& d, V& dmin) {
+  const V heads = gather_heads<Format::kHasMin>(reinterpret_cast<const uint8_t*>(&blocks->d), sizeof(*blocks), count);
+  if constexpr (Format::kHasMin) {
+    d = halfs_to_float(bit_and(heads, splat32(0xffff)));
+    dmin = halfs_to_float(shift_right32(heads, 16));
+  } else {
+    d = halfs_to_float(heads);
+  }
+}
+
+// Rule 2's term for four superblocks.
+template <bool kHasMin>
+PERIGEE_INLINE V superblock_terms(V xd, V d, V dmin, V isum, V msum) {
+  const V value = mul(d, to_float(isum));
+  return mul(xd, kHasMin ? sub(value, mul(dmin, to_float(msum))) : value);
+}
+
+template <typename Format, int kN>
+void gemv_superblocks(const MatmulArgs& a, uint32_t first) {
+  const uint32_t blocks = a.cols / 256;
+  Q8_KRow x[kN];
+  for (int t = 0; t < kN; t++) x[t] = q8_k_row(activation(a, first + t), a.cols);
+  const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
+  for (uint32_t r = 0; r < a.rows; r++, w += blocks) {
+    V acc[kN];
+    for (int t = 0; t < kN; t++) acc[t] = zero();
+    for (uint32_t b = 0; b < blocks; b += 4) {
+      const uint32_t count = blocks - b < 4 ? blocks - b : 4;
+      V isum[4][kN], msum[4][kN];
+      for (uint32_t i = 0; i < count; i++) superblock_dots<Format, kN>(w[b + i], x, b + i, isum[i], msum[i]);
+      for (uint32_t i = count; i < 4; i++)
+        for (int t = 0; t < kN; t++) isum[i][t] = msum[i][t] = zero();
+      V d, dmin;
+      superblock_scales<Format>(w + b, count, d, dmin);
+      for (int t = 0; t < kN; t++) {
+        const V i4 = sums_of_four(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
+        const V m4 = Format::kHasMin ? sums_of_four(msum[0][t], msum[1][t], msum[2][t], msum[3][t]) : zero();
+        acc[t] = add(acc[t], superblock_terms<Format::kHasMin>(load(x[t].d + b), d, dmin, i4, m4));
+      }
+    }
+    store_results<kN>(a, first, r, acc);
+  }
+}
+
+// One 32-block: its integer dot as four partial sums. The offset of unsigned codes comes off later, by the row's sums.
+template <typename Format, int kN>
+PERIGEE_INLINE void block_dots(const typename Format::Block& block, const Q8_0Row x[kN], uint32_t b, V isum[kN]) {
+  if constexpr (std::is_same_v<Format, FormatQ8_0>) {
+    V q[4];
+    for (int i = 0; i < 4; i++) q[i] = load_widen8(block.qs + 8 * i);
+    for (int t = 0; t < kN; t++) {
+      const int8_t* xq = x[t].q + 32 * b;
+      isum[t] = add32(add32(dot16(q[0], load_widen8(xq)), dot16(q[1], load_widen8(xq + 8))),
+                      add32(dot16(q[2], load_widen8(xq + 16)), dot16(q[3], load_widen8(xq + 24))));
+    }
+  } else {
+    V q[2];
+    Format::codes(block, q);
+    for (int t = 0; t < kN; t++) {
+      const int8_t* xq = x[t].q + 32 * b;
+      isum[t] = pair_sums16(add16(dot8(load(xq), q[0]), dot8(load(xq + 16), q[1])));
+    }
+  }
+}
+
+// Four blocks' sums of code * x, to sums of (code - kOffset) * x.
+template <typename Format>
+PERIGEE_INLINE V without_offset(V isum, V xsum) {
+  if constexpr (Format::kOffset == 8) return sub32(isum, shift_left32(xsum, 3));
+  else if constexpr (Format::kOffset == 16) return sub32(isum, shift_left32(xsum, 4));
+  else return isum;
+}
+
+template <typename Format, int kN>
+void gemv_blocks(const MatmulArgs& a, uint32_t first) {
+  const uint32_t blocks = a.cols / 32;
+  Q8_0Row x[kN];
+  for (int t = 0; t < kN; t++) x[t] = q8_0_row(activation(a, first + t), a.cols);
+  const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
+  for (uint32_t r = 0; r < a.rows; r++, w += blocks) {
+    V acc[kN];
+    for (int t = 0; t < kN; t++) acc[t] = zero();
+    for (uint32_t b = 0; b < blocks; b += 4) {
+      const uint32_t count = blocks - b < 4 ? blocks - b : 4;
+      V isum[4][kN];
+      for (uint32_t i = 0; i < 4; i++) {
+        if (i < count) block_dots<Format, kN>(w[b + i], x, b + i, isum[i]);
+        else for (int t = 0; t < kN; t++) isum[i][t] = zero();
+      }
+      const V d = halfs_to_float(gather_heads<false>(reinterpret_cast<const uint8_t*>(&w[b].d), sizeof(*w), count));
+      for (int t = 0; t < kN; t++) {
+        V i4 = sums_of_four(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
+        i4 = without_offset<Format>(i4, load(x[t].sum + b));
+        acc[t] = add(acc[t], mul(mul(d, load(x[t].d + b)), to_float(i4)));
+      }
+    }
+    store_results<kN>(a, first, r, acc);
+  }
+}
