@@ -48,17 +48,21 @@ wasm: $(WASM)
 
 build/simd128/%.o: %.cc Makefile | $(EMCC)
 	@mkdir -p $(@D)
-	$(EMCC) $(CXXFLAGS) -c $< -o $@
+	@echo "  $@"
+	@$(EMCC) $(CXXFLAGS) -c $< -o $@
 
 build/relaxed/%.o: %.cc Makefile | $(EMCC)
 	@mkdir -p $(@D)
-	$(EMCC) $(CXXFLAGS) -mrelaxed-simd -DPERIGEE_RELAXED -c $< -o $@
+	@echo "  $@"
+	@$(EMCC) $(CXXFLAGS) -mrelaxed-simd -DPERIGEE_RELAXED -c $< -o $@
 
 build/core-simd128.wasm: $(SIMD128)
-	$(EMCC) $(LDFLAGS) $^ -o $@
+	@echo "  $@"
+	@$(EMCC) $(LDFLAGS) $^ -o $@
 
 build/core-relaxed.wasm: $(RELAXED)
-	$(EMCC) $(LDFLAGS) -mrelaxed-simd $^ -o $@
+	@echo "  $@"
+	@$(EMCC) $(LDFLAGS) -mrelaxed-simd $^ -o $@
 
 -include $(SIMD128:.o=.d) $(RELAXED:.o=.d)
 
@@ -66,7 +70,8 @@ build/core-relaxed.wasm: $(RELAXED)
 build: dist/perigee.js
 
 dist/perigee.js: $(WASM) $(shell find src wasm -name '*.ts') scripts/bundle.ts package.json | $(NODE_MODULES)
-	node scripts/bundle.ts
+	@echo "  dist/"
+	@node scripts/bundle.ts
 
 # --- what people ask for ------------------------------------------------------------------------------------------------
 demo: build

@@ -1,0 +1,133 @@
+import { Command, Option } from 'commander';
+import { perigeeError } from '../errors.ts';
+import { modelConfig } from '../model/gguf.ts';
+import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
+import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
+import { pageTokens, type Runtime } from '../runtime/runtime.ts';
+import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
+import { type MachineLimits, measureMachine } from './machine-limits.ts';
+import { modelHelp, modelPath } from './model-argument.ts';
+import { type EngineOptions, integer, option, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
+import { note, print, printJson, showProgress } from './output.ts';
+
+interface BenchOptions extends EngineOptions {
+  readonly shape?: SyntheticShape;
+  readonly layers?: number;
+  readonly mix: WeightMix;
+  readonly prefill: number;
+  readonly decode: number;
+  readonly json?: boolean;
+}
+
+/** `perigee bench`: speed of prompts and answers, beside what the machine can do. */
+export function benchCommand(): Command {
+  const command = new Command('bench')
+    .description("measure prefill and decode beside the machine's own limits")
+    .argument('[model]', modelHelp)
+    .addOption(new Option('--shape <name>', 'a random model of this shape, made in memory, instead of a file').choices(syntheticShapes))
+    .addOption(new Option('--layers <n>', 'MoE layers of the random model, after its dense one').argParser(integer('--layers', 0)))
+    .addOption(new Option('--mix <type>', 'weight types of the random model').choices(weightMixes).default('q4_k_m'))
+    .addOption(option('--prefill <n>', 'tokens of the prompt', (flag) => integer(flag, 1)).default(512))
+    .addOption(option('--decode <n>', 'tokens of the answer, from an empty context', (flag) => integer(flag, 1)).default(64))
+    .addOption(option('--chunk-size <tokens>', 'most tokens of one engine step', (flag) => integer(flag, 1)))
+    .action(bench);
+  return withConfigFile(withJsonOption(withEngineOptions(command)));
+}
+
+async function bench(argument: string | undefined, options: BenchOptions): Promise<void> {
+  const model = await benchModel(argument, options);
+  const progress = showProgress('loading');
+  const context = Math.max(options.prefill, options.decode);
+  const { runtime, plan } = await loadModel(model, { ...options, context }, ({ bytesRead, bytesTotal }) =>
+    progress.update(bytesRead, bytesTotal),
+  ).finally(() => progress.stop());
+  let speeds: Speeds;
+  try {
+    speeds = await measure(runtime, options);
+  } finally {
+    await runtime.close();
+  }
+  // After the model is gone: measuring takes memory and all cores.
+  const machine = await measureMachine(plan.threads, plan.core);
+  report(runtime, speeds, machine, options);
+}
+
+async function benchModel(argument: string | undefined, options: BenchOptions): Promise<OpenedModel> {
+  if (options.shape === undefined) return openModel(modelPath(argument), options);
+  if (argument !== undefined) {
+    throw perigeeError('OPTION_INVALID', { option: '--shape', value: options.shape, expected: 'left out when a model is named' });
+  }
+  const gguf = syntheticModel({ shape: options.shape, mix: options.mix, moeLayers: options.layers });
+  return { gguf, config: modelConfig(gguf, { yarnBetaFast: options.yarnBetaFast }) };
+}
+
+interface Speed {
+  readonly tokens: number;
+  readonly milliseconds: number;
+}
+
+interface Speeds {
+  readonly prefill: Speed;
+  readonly decode: Speed;
+}
+
+/** Rounds of each measurement, of which the median counts: one core taken away for a moment must not decide. */
+const rounds = 3;
+/** Steps before measuring, after which V8 has compiled the core's hot loops with its optimizing compiler. */
+const warmUpTokens = 64;
+
+async function measure(runtime: Runtime, { prefill, decode }: BenchOptions): Promise<Speeds> {
+  const { vocabulary, context } = runtime.config;
+  const tokens = Int32Array.from({ length: Math.min(Math.max(prefill, decode), context) }, (_, index) => (index * 7919 + 13) % vocabulary);
+  const { batchTokens } = runtime.limits;
+  await runTokens(runtime, tokens.subarray(0, warmUpTokens), batchTokens);
+  await runTokens(runtime, tokens.subarray(0, warmUpTokens / 4), 1);
+  const timed = async (count: number, chunk: number): Promise<Speed> => {
+    const times: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const started = performance.now();
+      await runTokens(runtime, tokens.subarray(0, count), chunk);
+      times.push(performance.now() - started);
+    }
+    return { tokens: Math.min(count, tokens.length), milliseconds: times.sort((a, b) => a - b)[rounds >> 1] as number };
+  };
+  return { prefill: await timed(prefill, batchTokens), decode: await timed(decode, 1) };
+}
+
+/** Runs `tokens` from position 0 in steps of at most `chunk`, each asking for its last token's logits. */
+async function runTokens(runtime: Runtime, tokens: Int32Array, chunk: number): Promise<void> {
+  const pages = Int32Array.from({ length: Math.ceil(tokens.length / pageTokens) }, (_, page) => page);
+  for (let begin = 0; begin < tokens.length; begin += chunk) {
+    const part = tokens.slice(begin, begin + chunk);
+    await runtime.step({
+      tokens: part,
+      positions: part.map((_, index) => begin + index),
+      sequences: new Int32Array(part.length),
+      pageTables: [pages],
+      outputs: Int32Array.of(part.length - 1),
+    });
+  }
+}
+
+function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineLimits, options: BenchOptions): void {
+  const rate = ({ tokens, milliseconds }: Speed) => (1000 * tokens) / milliseconds;
+  const weightRate = (rate(decode) * runtime.activeWeightBytes) / 1e9;
+  const round = (value: number) => Number(value.toPrecision(4));
+  const { backend, isa, threads, config } = runtime;
+  if (options.json) {
+    return printJson({
+      model: config.name,
+      backend,
+      isa,
+      threads,
+      prefill: { tokens: prefill.tokens, tokens_per_second: round(rate(prefill)) },
+      decode: { tokens: decode.tokens, tokens_per_second: round(rate(decode)), weight_gb_per_second: round(weightRate) },
+      machine: { read_gb_per_second: round(machine.readGbPerSecond), int8_gops: round(machine.int8Gops) },
+    });
+  }
+  const share = ((100 * weightRate) / machine.readGbPerSecond).toFixed(0);
+  note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
+  print(`prefill  ${prefill.tokens} tokens  ${rate(prefill).toFixed(1)} tokens/s`);
+  print(`decode   ${decode.tokens} tokens  ${rate(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`);
+  print(`machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`);
+}

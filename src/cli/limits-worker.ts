@@ -1,0 +1,64 @@
+/** Measures one thread's share of the machine's limits, in step with the other threads. */
+import { type CoreExports, firstStackTop, instantiate, sharedMemory } from '../../wasm/core.ts';
+
+export interface LimitsTask {
+  readonly module: WebAssembly.Module;
+  readonly threads: number;
+  /** int32 [2 * rounds]: how many threads have arrived at each measurement. */
+  readonly arrivals: SharedArrayBuffer;
+  readonly rounds: number;
+}
+
+/** Bytes read and integer operations done per millisecond, of each round. */
+export interface LimitsResult {
+  readonly read: readonly number[];
+  readonly int8: readonly number[];
+}
+
+interface ProbeExports extends CoreExports {
+  probe_read(address: number, bytes: number): number;
+  /** Returns the multiply-adds of one turn. */
+  probe_dot(turns: number, sink: number): number;
+}
+
+/** Larger than any cache's share of one thread, so that memory is read and not a cache. */
+const areaBytes = 256 << 20;
+const passes = 4;
+const dotTurns = 20_000_000;
+
+/** Piscina's entry. */
+export function measureLimits(task: LimitsTask): LimitsResult {
+  const arrivals = new Int32Array(task.arrivals);
+  const memory = sharedMemory(areaBytes + (4 << 20));
+  const core = instantiate(task.module, memory) as ProbeExports;
+  const begin = firstStackTop(core);
+  // Touched once: an untouched page is one page of zeros for all, which a cache holds.
+  new Uint8Array(memory.buffer, begin, areaBytes).fill(1);
+  core.probe_dot(dotTurns / 10, begin);
+  const read: number[] = [];
+  const int8: number[] = [];
+  for (let round = 0; round < task.rounds; round++) {
+    arrive(arrivals, 2 * round, task.threads);
+    read.push(perMillisecond(() => {
+      for (let pass = 0; pass < passes; pass++) core.probe_read(begin, areaBytes);
+      return passes * areaBytes;
+    }));
+    arrive(arrivals, 2 * round + 1, task.threads);
+    // A multiply and an add are two operations.
+    int8.push(perMillisecond(() => 2 * dotTurns * core.probe_dot(dotTurns, begin)));
+  }
+  return { read, int8 };
+}
+
+/** Waits until all threads are here. */
+function arrive(arrivals: Int32Array, place: number, threads: number): void {
+  let here = Atomics.add(arrivals, place, 1) + 1;
+  if (here === threads) Atomics.notify(arrivals, place);
+  for (; here < threads; here = Atomics.load(arrivals, place)) Atomics.wait(arrivals, place, here, 1);
+}
+
+function perMillisecond(work: () => number): number {
+  const started = performance.now();
+  const done = work();
+  return done / (performance.now() - started);
+}

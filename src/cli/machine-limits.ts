@@ -1,0 +1,36 @@
+/** What this machine can do at most, measured through the same WebAssembly the engine runs on. */
+import { readFile } from 'node:fs/promises';
+import { Piscina } from 'piscina';
+import { coreFile, entryFile } from '../runtime/assets.ts';
+import type { LimitsResult, LimitsTask } from './limits-worker.ts';
+
+export interface MachineLimits {
+  readonly readGbPerSecond: number;
+  /** 10^9 integer operations a second of 8-bit dots on registers; a multiply and an add are two. */
+  readonly int8Gops: number;
+}
+
+/** The best of them is the limit; anything else on the machine only slows a round down. */
+const rounds = 3;
+
+/** Measures with `threads` threads of the core's build at once. Takes a second or two, and 256 MB a thread. */
+export async function measureMachine(threads: number, core: 'simd128' | 'relaxed'): Promise<MachineLimits> {
+  const module = await WebAssembly.compile(await readFile(coreFile(core)));
+  const pool = new Piscina({
+    filename: entryFile('src/cli/limits-worker'),
+    name: 'measureLimits',
+    minThreads: threads,
+    maxThreads: threads,
+    concurrentTasksPerWorker: 1,
+    atomics: 'disabled',
+  });
+  try {
+    const task: LimitsTask = { module, threads, arrivals: new SharedArrayBuffer(8 * rounds), rounds };
+    const results: LimitsResult[] = await Promise.all(Array.from({ length: threads }, () => pool.run(task)));
+    const best = (kind: keyof LimitsResult) =>
+      Math.max(...Array.from({ length: rounds }, (_, round) => results.reduce((sum, each) => sum + (each[kind][round] ?? 0), 0)));
+    return { readGbPerSecond: best('read') / 1e6, int8Gops: best('int8') / 1e6 };
+  } finally {
+    await pool.destroy();
+  }
+}
