@@ -8,4 +8,7 @@ export interface LoadedEngine {
 }
 
 /** `options` is plain data: it travels to the engine process as it is. */
-export type LoadEngine<Options> = (options: Options, onProgress: (progress: LoadProgress) => void) => Promise<LoadedEngine>;
+export type LoadEngine<Options> = (
+  options: Options,
+  onProgress: (progress: LoadProgress) => void,
+) => Promise<LoadedEngine>;

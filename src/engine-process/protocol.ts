@@ -27,7 +27,12 @@ export type FrontMessage =
 
 export type EngineMessage =
   | { readonly type: 'progress'; readonly progress: LoadProgress }
-  | { readonly type: 'ready'; readonly config: ModelConfig; readonly contextTokens: number; readonly selection: Selection }
+  | {
+      readonly type: 'ready';
+      readonly config: ModelConfig;
+      readonly contextTokens: number;
+      readonly selection: Selection;
+    }
   /** All events of one turn of the engine's event loop. */
   | { readonly type: 'events'; readonly events: readonly RequestEvent[] }
   | { readonly type: 'request-failed'; readonly id: number; readonly error: WireError }

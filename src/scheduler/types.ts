@@ -19,7 +19,12 @@ export type FinishReason = 'stop' | 'length';
 export type GenerationEvent =
   | { readonly type: 'started'; readonly promptTokens: number; readonly cachedTokens: number }
   | { readonly type: 'token'; readonly token: number }
-  | { readonly type: 'ended'; readonly reason: FinishReason; readonly stopToken: number | null; readonly timing: GenerationTiming };
+  | {
+      readonly type: 'ended';
+      readonly reason: FinishReason;
+      readonly stopToken: number | null;
+      readonly timing: GenerationTiming;
+    };
 
 export interface GenerationTiming {
   readonly queueMilliseconds: number;
@@ -32,7 +37,12 @@ export interface GenerationTiming {
 export interface EngineStatus {
   readonly state: 'loading' | 'ready' | 'failed' | 'closed';
   /** The chosen configuration and why, as doctor and /health show it. */
-  readonly selection: { readonly backend: string; readonly isa: string; readonly threads: number; readonly reasons: readonly string[] } | null;
+  readonly selection: {
+    readonly backend: string;
+    readonly isa: string;
+    readonly threads: number;
+    readonly reasons: readonly string[];
+  } | null;
   readonly running: number;
   readonly waiting: number;
   readonly restarts: number;

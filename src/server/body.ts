@@ -1,5 +1,6 @@
 /** Reads request bodies: JSON objects only, of bounded size and depth, without keys that could reach a prototype. */
 import type { FastifyInstance } from 'fastify';
+import { withExactTools } from '../api/openai/to-request.ts';
 import { perigeeError } from '../errors.ts';
 
 /** A prompt of a full 256k context is about 1 MB; a long tool history with its schemas some more. */
@@ -20,7 +21,7 @@ export function readJsonBodies(app: FastifyInstance): void {
     }
     parse(request, text, (error, body) => {
       if (error !== null) done(perigeeError('BODY_NOT_JSON', { why: error.message }));
-      else if (isObject(body)) done(null, body);
+      else if (isObject(body)) done(null, withExactTools(body, text));
       else done(perigeeError('BODY_NOT_JSON', { why: 'it is not a JSON object' }));
     });
   });

@@ -2,6 +2,7 @@
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { bodyLimit } from './body.ts';
+import { ClientLeft } from './in-flight.ts';
 
 export interface ErrorBody {
   readonly error: {
@@ -47,19 +48,39 @@ export function errorBody(error: PerigeeError): ErrorBody {
 /** Any thrown thing as an error of the catalogue: ours, Fastify's, or a fault nobody foresaw. */
 export function asPerigeeError(error: unknown): PerigeeError {
   if (error instanceof PerigeeError) return error;
-  const { code, statusCode, message } = error as Partial<FastifyError>;
+  const fastify = error as Partial<FastifyError>;
+  const { code, statusCode, message } = fastify;
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return perigeeError('BODY_TOO_LARGE', { limit: bodyLimit });
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
-    return perigeeError('REQUEST_MALFORMED', { why: message ?? 'it is malformed' }, { cause: error });
+    return perigeeError(
+      'REQUEST_MALFORMED',
+      { why: message ?? 'it is malformed' },
+      { cause: error, param: fieldAtFault(fastify) },
+    );
   }
   return perigeeError('SERVER_FAULT', {}, { cause: error });
 }
 
-/** Fastify's error handler. Only faults of ours are logged with their cause: what clients send may be private. */
+/** Fastify's error handler, for what goes wrong before an answer has begun. */
 export function handleError(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  // Nobody hears this any more; the status is for the log.
+  if (thrown instanceof ClientLeft) return reply.code(499).send();
   const error = asPerigeeError(thrown);
-  if (error.status >= 500) request.log.error({ code: error.code, cause: error.cause }, error.message);
+  logFault(error, request);
   const seconds = retryAfter[error.status];
   if (seconds !== undefined) reply.header('retry-after', seconds);
   return reply.code(error.status).send(errorBody(error));
+}
+
+/** Only faults of ours are logged with their cause: what clients send may be private. */
+export function logFault(error: PerigeeError, request: FastifyRequest): void {
+  if (error.status >= 500) request.log.error({ code: error.code, err: error.cause ?? error }, error.message);
+}
+
+/** The field a schema of Fastify's complains about, "tokens.0". */
+function fieldAtFault({ validation }: Partial<FastifyError>): string | undefined {
+  const [first] = validation ?? [];
+  const missing = first?.params.missingProperty;
+  const path = first?.instancePath.split('/').slice(1) ?? [];
+  return [...path, ...(typeof missing === 'string' ? [missing] : [])].join('.') || undefined;
 }

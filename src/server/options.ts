@@ -1,5 +1,6 @@
 /** What the server is built from. Loading and command-line policy are the caller's. */
 import type { Logger } from 'pino';
+import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineClient } from '../scheduler/types.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
 
@@ -16,6 +17,8 @@ export interface ServerOptions {
   readonly engine: EngineClient;
   readonly tokenizer: Tokenizer;
   readonly model: ServedModel;
+  /** What a request gets that does not say: the model's recommendation. Absent: neutral sampling. */
+  readonly sampling?: SamplingOptions | undefined;
   /** Every route but health then wants this key. */
   readonly apiKey?: string | undefined;
   readonly logger: Logger;

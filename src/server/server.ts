@@ -1,7 +1,7 @@
 /** The HTTP server: one Fastify instance with its hooks, error shapes and routes. Listening and ending: lifecycle.ts. */
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
 import { perigeeError } from '../errors.ts';
 import { requireKey } from './auth.ts';
 import { bodyLimit, readJsonBodies } from './body.ts';
@@ -26,13 +26,16 @@ export interface Server {
 export function createServer(options: ServerOptions): Server {
   const app = Fastify({
     loggerInstance: options.logger as FastifyBaseLogger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId,
     bodyLimit,
     requestTimeout: requestMilliseconds,
     http: { headersTimeout: headersMilliseconds },
     routerOptions: { maxParamLength: 1000 },
     clientErrorHandler: answerBrokenRequest,
+    frameworkErrors: handleError,
+    // A number where a text belongs is a mistake to point out.
+    ajv: { customOptions: { coerceTypes: false } },
   });
   const inFlight = new InFlight();
   readJsonBodies(app);

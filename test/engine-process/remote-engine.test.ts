@@ -2,9 +2,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, expect, test, vi } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { RemoteEngine, startRemoteEngine } from '../../src/engine-process/remote-engine.ts';
 import type { EngineStatus, GenerationEvent, GenerationRequest } from '../../src/scheduler/types.ts';
+import { eventually } from '../scheduler/eventually.ts';
 import { greedy } from '../scheduler/fake-runtime.ts';
 import type { FakeLoadOptions } from './fake-engine-main.ts';
 
@@ -12,15 +13,19 @@ const entry = fileURLToPath(new URL('fake-engine-main.ts', import.meta.url));
 const answer = [10, 11, 12, 13, 14, 15];
 const poison = 40;
 
-// Each test starts a Node process or several.
-vi.setConfig({ testTimeout: 60_000 });
-
 let engine: RemoteEngine;
 afterEach(() => engine.close());
 
-async function start(more: Partial<FakeLoadOptions> & { queueLength?: number; onChange?: (status: EngineStatus) => void } = {}) {
+async function start(
+  more: Partial<FakeLoadOptions> & { queueLength?: number; onChange?: (status: EngineStatus) => void } = {},
+) {
   const { queueLength, onChange, ...rest } = more;
-  const loadOptions: FakeLoadOptions = { vocabulary: 64, replies: [{ when: [], after: 1, say: answer }], poison, ...rest };
+  const loadOptions: FakeLoadOptions = {
+    vocabulary: 64,
+    replies: [{ when: [], after: 1, say: answer }],
+    poison,
+    ...rest,
+  };
   engine = await startRemoteEngine({ entry, loadOptions, queueLength, ...(onChange && { onChange }) });
   return engine;
 }
@@ -72,26 +77,32 @@ test('refusals of the scheduler keep their code', async () => {
   expect(await tokens()).toEqual(answer);
 });
 
-test.each(['SIGKILL', 'SIGSEGV'] as const)('%s fails the requests in flight, and the engine comes back', async (signal) => {
-  const states: string[] = [];
-  await start({ onChange: (status) => states.push(status.state) });
-  const running = engine.generate(request({ maxTokens: 4000 }));
-  await running.next();
-  const waiting = tokens();
-  process.kill(engine.pid!, signal);
-  await expect(drain(running)).rejects.toMatchObject({ code: 'ENGINE_FAILED', message: expect.stringContaining(signal) });
-  await expect(waiting).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
-  await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_LOADING', status: 503 });
-  await vi.waitFor(() => expect(engine.status().state).toBe('ready'), 50_000);
-  expect(await tokens()).toEqual(answer);
-  expect(engine.status()).toMatchObject({ restarts: 1, lastFailure: expect.stringContaining(signal) });
-  expect(states).toEqual(['ready', 'loading', 'ready']);
-});
+test.each(['SIGKILL', 'SIGSEGV'] as const)(
+  '%s fails the requests in flight, and the engine comes back',
+  async (signal) => {
+    const states: string[] = [];
+    await start({ onChange: (status) => states.push(status.state) });
+    const running = engine.generate(request({ maxTokens: 4000 }));
+    await running.next();
+    const waiting = tokens();
+    process.kill(engine.pid!, signal);
+    await expect(drain(running)).rejects.toMatchObject({
+      code: 'ENGINE_FAILED',
+      message: expect.stringContaining(signal),
+    });
+    await expect(waiting).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+    await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_LOADING', status: 503 });
+    await eventually(() => expect(engine.status().state).toBe('ready'));
+    expect(await tokens()).toEqual(answer);
+    expect(engine.status()).toMatchObject({ restarts: 1, lastFailure: expect.stringContaining(signal) });
+    expect(states).toEqual(['ready', 'loading', 'ready']);
+  },
+);
 
 test('a runtime that fails ends its process with the reason, and a fresh one follows', async () => {
   await start();
   await expect(tokens(request({ prompt: [poison, 1] }))).rejects.toThrow('rank 1 trapped');
-  await vi.waitFor(() => expect(engine.status()).toMatchObject({ state: 'ready', restarts: 1 }), 50_000);
+  await eventually(() => expect(engine.status()).toMatchObject({ state: 'ready', restarts: 1 }));
   expect(engine.status().lastFailure).toContain('rank 1 trapped');
   expect(await tokens()).toEqual(answer);
 });
@@ -102,7 +113,7 @@ test('an engine that dies again and again is given up, and says so', async () =>
   await start({ brokenBy });
   writeFileSync(brokenBy, '');
   process.kill(engine.pid!, 'SIGKILL');
-  await vi.waitFor(() => expect(engine.status().state).toBe('failed'), 50_000);
+  await eventually(() => expect(engine.status().state).toBe('failed'));
   expect(engine.status().restarts).toBe(4);
   await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_GAVE_UP', status: 503 });
   rmSync(folder, { recursive: true });

@@ -53,7 +53,10 @@ export class FakeRuntime implements Runtime {
     const logits = new Float32Array(batch.outputs.length * this.config.vocabulary);
     batch.outputs.forEach((index, row) => {
       const last = batch.positions[index]!;
-      const history = Array.from({ length: last + 1 }, (_, position) => this.#memory[place(batch.sequences[index]!, position)]!);
+      const history = Array.from(
+        { length: last + 1 },
+        (_, position) => this.#memory[place(batch.sequences[index]!, position)]!,
+      );
       logits[row * this.config.vocabulary + this.#options.next(history)] = 1;
     });
     return logits;

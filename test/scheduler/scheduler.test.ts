@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { createScheduler } from '../../src/scheduler/scheduler.ts';
 import type { EngineClient, GenerationEvent, GenerationRequest } from '../../src/scheduler/types.ts';
 import { FakeRuntime, type FakeRuntimeOptions, greedy } from './fake-runtime.ts';
+import { gate } from './gate.ts';
 
 /** Depends on every token before, and on their order. */
 const hash = (history: readonly number[]) => history.reduce((sum, token) => (sum * 31 + token + 7) % 61, 1);
@@ -33,19 +34,6 @@ function expected(prompt: readonly number[], count: number): number[] {
 }
 
 const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => (from + i) % 60);
-
-/** A gate that a fake step waits at. */
-function gate() {
-  let open = () => {};
-  let reached = () => {};
-  const arrived = new Promise<void>((resolve) => {
-    reached = resolve;
-  });
-  const opened = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  return { open, arrived, pass: () => (reached(), opened) };
-}
 
 describe('one request', () => {
   test('prefills in chunks of the batch limit, then decodes token by token', async () => {
@@ -100,7 +88,9 @@ describe('a request that cannot work is refused before a step', () => {
 
 test('a request whose sampling forbids every token fails alone', async () => {
   const { engine } = start();
-  const nothing = range(0, 60).concat(60, 61, 62, 63).map((token) => [token, Number.NEGATIVE_INFINITY] as const);
+  const nothing = range(0, 60)
+    .concat(60, 61, 62, 63)
+    .map((token) => [token, Number.NEGATIVE_INFINITY] as const);
   const hopeless = collect(engine, request([1], { sampling: { ...greedy, logitBias: nothing } }));
   await expect(hopeless).rejects.toMatchObject({ code: 'NO_TOKEN_ALLOWED' });
   expect((await collect(engine, request([1]))).tokens).toEqual(expected([1], 8));
@@ -167,8 +157,8 @@ describe('many requests', () => {
   });
 
   test('one beyond the queue is refused at once, and those in it are not disturbed', async () => {
-    const { arrived, open, pass } = gate();
-    const { engine } = start({ queueLength: 2, beforeStep: pass });
+    const { arrived, open, beforeStep } = gate();
+    const { engine } = start({ queueLength: 2, beforeStep });
     const accepted = [0, 1, 2].map((i) => collect(engine, request([i, i + 1])));
     await arrived;
     expect(engine.status()).toMatchObject({ running: 1, waiting: 2 });
@@ -211,12 +201,15 @@ describe('cancelling', () => {
   });
 
   test('a request that waits leaves the queue without a step', async () => {
-    const { arrived, open, pass } = gate();
-    const { runtime, engine } = start({ queueLength: 1, beforeStep: pass });
+    const { arrived, open, beforeStep } = gate();
+    const { runtime, engine } = start({ queueLength: 1, beforeStep });
     const first = collect(engine, request([1]));
     await arrived;
     const abort = new AbortController();
-    const waiting = engine.generate(request([2]), abort.signal)[Symbol.asyncIterator]().next();
+    const waiting = engine
+      .generate(request([2]), abort.signal)
+      [Symbol.asyncIterator]()
+      .next();
     abort.abort(new Error('left'));
     await expect(waiting).rejects.toThrow('left');
     expect(engine.status()).toMatchObject({ running: 1, waiting: 0 });
@@ -271,8 +264,8 @@ describe('a runtime that fails', () => {
   });
 
   test('close waits for the step under way, fails the rest and closes the runtime', async () => {
-    const { arrived, open, pass } = gate();
-    const { runtime, engine } = start({ beforeStep: pass });
+    const { arrived, open, beforeStep } = gate();
+    const { runtime, engine } = start({ beforeStep });
     const running = collect(engine, request([1]));
     await arrived;
     const closed = engine.close();

@@ -22,7 +22,8 @@ export function tokenizeRoutes(app: FastifyInstance, { engine, tokenizer }: Serv
     const { tokens } = request.body;
     const vocabulary = tokenizer.vocabularySize;
     const stray = tokens.find((token) => token >= vocabulary);
-    if (stray !== undefined) throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary }, { param: 'tokens' });
+    if (stray !== undefined)
+      throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary }, { param: 'tokens' });
     return { prompt: tokenizer.decode(tokens) };
   });
 }

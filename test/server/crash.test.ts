@@ -1,0 +1,55 @@
+/** The engine process dies under a serving front. */
+import { APIConnectionError, APIError } from 'openai';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { eventually } from '../scheduler/eventually.ts';
+import { ask, modelId, postJson, startRemote } from './harness.ts';
+
+let server: Awaited<ReturnType<typeof startRemote>>;
+beforeAll(async () => {
+  server = await startRemote();
+});
+afterAll(() => server.close());
+
+const goOn = { model: modelId, messages: [{ role: 'user' as const, content: 'Go on' }], temperature: 0 };
+const hello = { ...goOn, messages: [{ role: 'user' as const, content: 'Hello' }] };
+const health = () => ask(`${server.url}/health`);
+
+test.each(['SIGKILL', 'SIGSEGV'] as const)('%s in the middle of a stream', async (signal) => {
+  const before = (await health()).body.engine.restarts;
+  const stream = await server.client.chat.completions.create({ ...goOn, stream: true });
+  const waiting = server.client.chat.completions.create(hello);
+  const refused = expect(waiting).rejects.toMatchObject({ status: 500, code: 'engine_failed' });
+  await eventually(() => expect(server.engine.status()).toMatchObject({ running: 1, waiting: 1 }));
+
+  let text = '';
+  const error: unknown = await (async () => {
+    for await (const chunk of stream) {
+      if (text === '') process.kill(server.remote.pid!, signal);
+      text += chunk.choices[0]?.delta.content ?? '';
+    }
+  })().catch((caught) => caught);
+  // An error that was told, not a connection that was cut.
+  expect(error).toBeInstanceOf(APIError);
+  expect(error).not.toBeInstanceOf(APIConnectionError);
+  expect((error as APIError).message).toContain(signal);
+  await refused;
+
+  expect(await health()).toMatchObject({ status: 503, body: { status: 'loading' } });
+  const early = await postJson(`${server.url}/v1/chat/completions`, hello);
+  expect(early.status).toBe(503);
+  expect(early.headers.get('retry-after')).not.toBeNull();
+
+  await eventually(async () => expect((await health()).status).toBe(200));
+  const { body } = await health();
+  expect(body.engine).toEqual({ state: 'ready', restarts: before + 1, last_failure: expect.stringContaining(signal) });
+  const answer = await server.client.chat.completions.create(hello);
+  expect(answer.choices[0]!.message.content).toBe('Hello there, friend!');
+});
+
+test('a client that leaves is heard in the other process', async () => {
+  const stream = await server.client.chat.completions.create({ ...goOn, stream: true });
+  for await (const _ of stream) break;
+  // Only one request generates at a time: this one does when the other is gone.
+  const answer = await server.client.chat.completions.create(hello);
+  expect(answer.choices[0]!.message.content).toBe('Hello there, friend!');
+});

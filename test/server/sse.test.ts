@@ -1,0 +1,50 @@
+import { get, type IncomingMessage } from 'node:http';
+import Fastify from 'fastify';
+import { expect, test } from 'vitest';
+import { SseStream } from '../../src/server/sse.ts';
+import { eventually } from '../scheduler/eventually.ts';
+
+const event = { text: 'x'.repeat(2 ** 20) };
+const events = 64;
+
+test('a client that reads nothing holds the sender back; when it reads, all arrives', async () => {
+  let sent = 0;
+  let blocked = () => false;
+  const app = Fastify();
+  app.get('/', async (_request, reply) => {
+    const stream = new SseStream(reply);
+    blocked = () => reply.raw.writableNeedDrain;
+    for (; sent < events; sent++) await stream.send(event);
+    await stream.done();
+    return reply;
+  });
+  const url = await app.listen({ port: 0 });
+  // A response without a 'data' listener is not read.
+  const response = await new Promise<IncomingMessage>((resolve) => get(url, resolve));
+  await eventually(() => expect(blocked()).toBe(true));
+  for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
+  expect(sent).toBeLessThan(events);
+
+  let length = 0;
+  for await (const bytes of response) length += (bytes as Buffer).length;
+  expect(sent).toBe(events);
+  expect(length).toBe(events * `data: ${JSON.stringify(event)}\n\n`.length + 'data: [DONE]\n\n'.length);
+  await app.close();
+});
+
+test('a client that leaves does not hold the sender back', async () => {
+  let ended = false;
+  const app = Fastify();
+  app.get('/', async (_request, reply) => {
+    const stream = new SseStream(reply);
+    for (let i = 0; i < events; i++) await stream.send(event);
+    await stream.done();
+    ended = true;
+    return reply;
+  });
+  const url = await app.listen({ port: 0 });
+  const response = await new Promise<IncomingMessage>((resolve) => get(url, resolve));
+  response.destroy();
+  await eventually(() => expect(ended).toBe(true));
+  await app.close();
+});
