@@ -46,7 +46,7 @@ export function inferTool(argumentText: string, tools: readonly Tool[]): string 
   const keys = Object.keys(value);
   const fitting = tools.filter((tool) => {
     const { properties, required } = parametersOf(tool);
-    return keys.every((key) => properties.includes(key)) && required.every((key) => keys.some((one) => one === key));
+    return keys.every((key) => properties.includes(key)) && required.every((key) => (keys as unknown[]).includes(key));
   });
   return fitting.length === 1 ? fitting[0]!.name : null;
 }
