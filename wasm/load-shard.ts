@@ -1,5 +1,6 @@
 /** Fills one weight memory: file ranges are read straight into place, several at a time. */
 import { type FileHandle, open } from 'node:fs/promises';
+import { perigeeError } from '../src/errors.ts';
 import { GgmlType } from '../src/gguf/types.ts';
 import { tensorBytes } from '../src/gguf/sizes.ts';
 import { fillSynthetic } from '../src/model/synthetic-blocks.ts';
@@ -9,6 +10,11 @@ import type { Piece, Shard } from './rank-task.ts';
 /** Measured on a page-cached file: four reads in flight reach twice the speed of one, more gain nothing. */
 const readsInFlight = 4;
 const chunkBytes = 16 << 20;
+
+interface OpenFile {
+  readonly path: string;
+  readonly handle: FileHandle;
+}
 
 export interface LoadedShard {
   readonly core: CoreExports;
@@ -26,17 +32,17 @@ export async function loadShard(
   const memory = sharedMemory(shard.memoryBytes);
   const core = instantiate(module, memory);
   const bytes = new Uint8Array(memory.buffer);
-  const handles = await Promise.all(files.map((path) => open(path, 'r')));
+  const opened = await Promise.all(files.map(async (path) => ({ path, handle: await open(path, 'r') })));
   try {
     const chunks = chunksOf(shard.pieces);
     const worker = async (): Promise<void> => {
       for (let next = chunks.next(); !next.done; next = chunks.next()) {
-        onBytes(await loadPiece(next.value, shard, core, bytes, handles));
+        onBytes(await loadPiece(next.value, shard, core, bytes, opened));
       }
     };
     await Promise.all(Array.from({ length: readsInFlight }, worker));
   } finally {
-    await Promise.all(handles.map((handle) => handle.close()));
+    await Promise.all(opened.map(({ handle }) => handle.close()));
   }
   return { core, bytes, shard };
 }
@@ -62,19 +68,19 @@ async function loadPiece(
   shard: Shard,
   core: CoreExports,
   memory: Uint8Array,
-  handles: readonly FileHandle[],
+  files: readonly OpenFile[],
 ): Promise<number> {
   if (piece.kind === 'synthetic') {
     fillSynthetic(piece.recipe, piece.offset, memory.subarray(piece.address, piece.address + piece.bytes));
     return piece.bytes;
   }
   if (piece.kind === 'file') {
-    await readFully(handleOf(handles, piece.file), memory.subarray(piece.address, piece.address + piece.bytes), piece.offset);
+    await readFully(files[piece.file] as OpenFile, memory.subarray(piece.address, piece.address + piece.bytes), piece.offset);
     return piece.bytes;
   }
   const bytes = tensorBytes(piece.type, [piece.columns, piece.rows]);
   const raw = new Uint8Array(bytes);
-  await readFully(handleOf(handles, piece.file), raw, piece.offset);
+  await readFully(files[piece.file] as OpenFile, raw, piece.offset);
   // No other chunk touches the call regions or runs between here and the end: the work below is synchronous.
   memory.set(raw, shard.inputAddress);
   core.dequantize_rows(GgmlType[piece.type], shard.inputAddress, piece.rows, piece.columns, shard.outputAddress);
@@ -88,16 +94,10 @@ async function loadPiece(
   return bytes;
 }
 
-function handleOf(handles: readonly FileHandle[], index: number): FileHandle {
-  const handle = handles[index];
-  if (!handle) throw new RangeError(`the plan names file ${index} of ${handles.length}`);
-  return handle;
-}
-
-async function readFully(file: FileHandle, target: Uint8Array, position: number): Promise<void> {
+async function readFully({ handle, path }: OpenFile, target: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < target.length; ) {
-    const { bytesRead } = await file.read(target, done, target.length - done, position + done);
-    if (bytesRead === 0) throw new Error(`the file ended at byte ${position + done}; it has become shorter since it was opened`);
+    const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
+    if (bytesRead === 0) throw perigeeError('MODEL_FILE_SHRANK', { path, position: position + done });
     done += bytesRead;
   }
 }

@@ -1,12 +1,29 @@
 /** A rank: one long Piscina task that loads its shards, then runs its share of every step until told to stop. */
+import { type ErrorCode, PerigeeError } from '../src/errors.ts';
 import { type CoreExports, instantiate } from './core.ts';
 import { type LoadedShard, loadShard } from './load-shard.ts';
 import { Control, controlWords, type RankTask } from './rank-task.ts';
 
 const jobBytes = 48;
 
-/** Piscina's entry. Resolves when the runtime says quit; rejects when the core traps or a file cannot be read. */
-export async function runRank(task: RankTask): Promise<void> {
+/** A failure with a code, as plain data: classes do not survive the way between threads. */
+export interface RankFailure {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+/** Piscina's entry. Resolves to null when the runtime says quit; rejects when the core traps. */
+export async function runRank(task: RankTask): Promise<RankFailure | null> {
+  try {
+    await loadAndServe(task);
+    return null;
+  } catch (error) {
+    if (error instanceof PerigeeError) return { code: error.code, message: error.message };
+    throw error;
+  }
+}
+
+async function loadAndServe(task: RankTask): Promise<void> {
   const control = new Int32Array(task.state.buffer, task.control, controlWords(task.ranks));
   const shards: LoadedShard[] = [];
   let loadedBytes = 0;

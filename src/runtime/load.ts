@@ -19,6 +19,8 @@ export interface LoadOptions {
   readonly exact?: boolean;
   /** Positions the KV cache holds; default: what the model was trained for, at most `defaultContext`. */
   readonly contextTokens?: number;
+  /** Most sequences of one step, and so many full contexts of KV pages; default 1. */
+  readonly sequences?: number;
   /** Most tokens of one step; default `defaultBatchTokens`. */
   readonly batchTokens?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -35,17 +37,18 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
   const { gguf, config } = options;
   const context = Math.min(options.contextTokens ?? Math.min(config.context, defaultContext), config.context);
   const batchTokens = Math.min(options.batchTokens ?? defaultBatchTokens, context);
+  const sequences = options.sequences ?? 1;
   const batchOutputs = Math.max(1, Math.min(batchTokens, Math.floor(logitsBytes / 4 / config.vocabulary)));
   return startWasm({
     config,
     tensors: modelTensors(gguf, config),
-    files: gguf.files.map(({ path }) => path),
+    files: options.recipes ? [] : gguf.files.map(({ path }) => path),
     recipes: options.recipes ?? null,
     build: options.build,
     isa: options.isa ?? null,
     threads: options.threads,
     exact: options.exact ?? false,
-    limits: { batchTokens, batchOutputs, batchSequences: 1, pages: Math.ceil(context / pageTokens), context },
+    limits: { batchTokens, batchOutputs, batchSequences: sequences, pages: sequences * Math.ceil(context / pageTokens), context },
     onProgress: options.onProgress ?? (() => {}),
   });
 }

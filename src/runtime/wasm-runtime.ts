@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { align, type CoreExports, firstStackTop, instantiate, sharedMemory, stackBytes } from '../../wasm/core.ts';
+import type { RankFailure } from '../../wasm/rank.ts';
 import { Control, controlWords, type RankTask } from '../../wasm/rank-task.ts';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
@@ -146,8 +147,12 @@ class WasmRuntime implements Runtime {
 
   /** Rejects when any rank ends before it was told to, and lets the others out of their barriers. */
   #startRanks(): Promise<never> {
-    const failure = Promise.all(this.#tasks.map((task) => this.#pool.run(task))).then(
-      () => Promise.reject(perigeeError('ENGINE_FAILED', { what: 'the engine was closed' })),
+    const run = async (task: RankTask): Promise<never> => {
+      const failure: RankFailure | null = await this.#pool.run(task);
+      throw failure ? new PerigeeError(failure.code, failure.message) : perigeeError('ENGINE_FAILED', { what: 'it was closed' });
+    };
+    const failure = Promise.all(this.#tasks.map(run)).then(
+      ([ended]) => ended as never,
       (cause: unknown) => {
         this.#failed = true;
         this.#core.engine_abort(this.#engine);

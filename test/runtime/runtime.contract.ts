@@ -1,0 +1,147 @@
+/** What every backend must do, bit for bit. A backend's own test file calls this with the ways it can be configured. */
+import { afterEach, describe, expect, it } from 'vitest';
+import type { SyntheticOptions } from '../../src/model/synthetic.ts';
+import type { Runtime } from '../../src/runtime/runtime.ts';
+import { Oracle } from '../oracle/oracle.ts';
+import { batchLogits, bitsOf, promptLogits, relativeError, someTokens, syntheticTestModel, type TestModel } from './models.ts';
+
+export interface LoadWishes {
+  readonly threads: number;
+  readonly isa: string;
+  readonly exact?: boolean;
+  readonly sequences?: number;
+}
+
+export interface Backend {
+  readonly name: string;
+  /** Kernel tables to compare; the first is the one other tests use. */
+  readonly isas: readonly string[];
+  load(model: TestModel, wishes: LoadWishes): Promise<Runtime>;
+}
+
+/** Members of the family that differ in arithmetic; all float32, so that the oracle can follow. */
+const relatives: Record<string, SyntheticOptions> = {
+  'Kimi K2': { shape: 'tiny', mix: 'f32' },
+  'a plain query projection': { shape: 'tiny', mix: 'f32', plainQuery: true },
+  'joined kv_b tensors': { shape: 'tiny', mix: 'f32', joinedKvB: true },
+  'grouped experts': { shape: 'tiny', mix: 'f32', groups: true },
+  'a softmax router': { shape: 'tiny', mix: 'f32', softmax: true },
+  'a softmax router with groups': { shape: 'tiny', mix: 'f32', softmax: true, groups: true },
+  'no YaRN': { shape: 'tiny', mix: 'f32', noYarn: true },
+};
+
+const mixes = [
+  'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'q5_0', 'q5_1', 'q2_k', 'q3_k', 'q4_k_m', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs',
+] as const;
+
+export function describeRuntime({ name, isas, load }: Backend): void {
+  const isa = isas[0] as string;
+  const open: Runtime[] = [];
+  const loaded = async (model: TestModel, wishes: Partial<LoadWishes> = {}): Promise<Runtime> => {
+    const runtime = await load(model, { threads: 2, isa, ...wishes });
+    open.push(runtime);
+    return runtime;
+  };
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((runtime) => runtime.close()));
+  });
+
+  describe(`${name}: the forward pass`, () => {
+    it.each(Object.entries(relatives))('agrees with the float64 oracle for %s', async (_, options) => {
+      const model = await syntheticTestModel(options);
+      const tokens = someTokens(70, model.config.vocabulary);
+      const rows = await promptLogits(await loaded(model, { exact: true }), tokens);
+      expect(relativeError(rows, new Oracle(model.gguf, model.config).logits(tokens))).toBeLessThan(1e-4);
+    });
+  });
+
+  describe(`${name}: equal bits`, () => {
+    const options: SyntheticOptions = { shape: 'tiny', mix: 'q4_k_m' };
+
+    it('for 1, 2, 3, 4 and 5 ranks', async () => {
+      const model = await syntheticTestModel(options);
+      const tokens = someTokens(90, model.config.vocabulary);
+      const bits = [];
+      for (const threads of [1, 2, 3, 4, 5]) bits.push(bitsOf(await promptLogits(await loaded(model, { threads }), tokens)));
+      expect(new Set(bits).size).toBe(1);
+    });
+
+    it('however a prompt is cut into steps', async () => {
+      const model = await syntheticTestModel(options);
+      const tokens = someTokens(150, model.config.vocabulary);
+      const runtime = await loaded(model);
+      const bits = [];
+      for (const cuts of [[150], [1], [64], [7, 1, 33], [149, 1]]) bits.push(bitsOf(await promptLogits(runtime, tokens, cuts)));
+      expect(new Set(bits).size).toBe(1);
+    });
+
+    it('alone, after another prompt, and beside another in one step', async () => {
+      const model = await syntheticTestModel(options);
+      const [first, second] = [someTokens(40, model.config.vocabulary, 3), someTokens(75, model.config.vocabulary, 4)];
+      const runtime = await loaded(model, { sequences: 2 });
+      const alone = bitsOf(await promptLogits(runtime, second));
+      await promptLogits(runtime, first);
+      expect(bitsOf(await promptLogits(runtime, second))).toBe(alone);
+      const [besideFirst, beside] = await batchLogits(runtime, [first, second]);
+      expect(bitsOf(beside as Float32Array[])).toBe(alone);
+      expect(bitsOf(besideFirst as Float32Array[])).toBe(bitsOf(await promptLogits(runtime, first)));
+    });
+
+    it.each(mixes)('in every kernel table for %s weights', async (mix) => {
+      const model = await syntheticTestModel({ shape: 'tiny', mix });
+      const tokens = someTokens(37, model.config.vocabulary);
+      for (const exact of [false, true]) {
+        const bits = [];
+        for (const table of isas) {
+          const runtime = await loaded(model, { isa: table, exact });
+          bits.push(bitsOf([...(await promptLogits(runtime, tokens)), ...(await promptLogits(runtime, tokens.slice(0, 6), [1]))]));
+        }
+        expect(new Set(bits).size).toBe(1);
+      }
+    });
+
+    it.each([['Kimi head dimensions', { shape: 'tiny-kimi', mix: 'q4_k_m' }], ['joined kv_b', { shape: 'tiny', mix: 'q4_k_m', joinedKvB: true }]] as const)(
+      'in every kernel table for %s', async (_, other) => {
+        const model = await syntheticTestModel(other);
+        const tokens = someTokens(80, model.config.vocabulary);
+        const bits = [];
+        for (const table of isas) bits.push(bitsOf(await promptLogits(await loaded(model, { isa: table, threads: 3 }), tokens)));
+        expect(new Set(bits).size).toBe(1);
+      },
+    );
+  });
+
+  describe(`${name}: quantized weights`, () => {
+    // Dense layers only: a random router has so many near-ties that rounding turns choices over.
+    it.each(['q8_0', 'q4_0', 'q5_k', 'q4_k_m', 'q6_k'] as const)('give nearly the logits of float activations (%s)', async (mix) => {
+      const model = await syntheticTestModel({ shape: 'tiny', mix, moeLayers: 0 });
+      const tokens = someTokens(48, model.config.vocabulary);
+      const rows = await promptLogits(await loaded(model), tokens);
+      const exact = await promptLogits(await loaded(model, { exact: true }), tokens);
+      expect(relativeError(rows, exact)).toBeLessThan(0.02);
+      expect(relativeError(rows, exact)).toBeGreaterThan(0);
+    });
+  });
+
+  describe(`${name}: bad steps`, () => {
+    it.each([
+      ['a token beyond the vocabulary', { tokens: [100_000] }],
+      ['a negative token', { tokens: [-1] }],
+      ['a position beyond the context', { positions: [1 << 20] }],
+      ['a page that does not exist', { pageTables: [[9_999]] }],
+      ['an output that is no token', { outputs: [1] }],
+      ['no token at all', { tokens: [], positions: [], outputs: [] }],
+    ])('are refused and leave the runtime usable: %s', async (_, change) => {
+      const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
+      const runtime = await loaded(model);
+      const bad = { tokens: [1], positions: [0], outputs: [0], pageTables: [[0]], ...change };
+      const step = runtime.step({
+        tokens: Int32Array.from(bad.tokens), positions: Int32Array.from(bad.positions),
+        sequences: new Int32Array(bad.tokens.length), pageTables: bad.pageTables.map((table) => Int32Array.from(table)),
+        outputs: Int32Array.from(bad.outputs),
+      });
+      await expect(step).rejects.toThrow('refused');
+      expect((await promptLogits(runtime, [1, 2, 3])).length).toBe(3);
+    });
+  });
+}
