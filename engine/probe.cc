@@ -52,25 +52,27 @@ PROBE(read) uint32_t probe_read(const uint8_t* p, uint32_t bytes) {
   return uint32_t(wasm_i32x4_extract_lane(a[0], 0) ^ wasm_i32x4_extract_lane(a[0], 2));
 }
 
-// Integer dots on registers, 16-bit sums as the kernels keep them: 8 dots and adds a turn. Returns the multiply-adds of one
-// turn; the caller counts turns.
-PROBE(dot) uint32_t probe_dot(uint32_t turns, int32_t* sink) {
-  v128_t a[8] = {}, x = wasm_v128_load(sink), w = wasm_i8x16_splat(3);
-  for (uint32_t t = 0; t < turns; t++) {
-    for (uint32_t j = 0; j < 8; j++) {
+// Integer dots as the kernels keep them, from L1: `vectors` (a multiple of 8) of 16 bytes at p, `turns` times over. Every
+// dot is 16 (relaxed) or 8 multiply-adds; returns how many were done for one vector.
+PROBE(dot) uint32_t probe_dot(uint8_t* p, uint32_t vectors, uint32_t turns) {
+  v128_t a[8] = {};
+  const v128_t w = wasm_i8x16_splat(3);
+  for (uint32_t t = 0; t < turns; t++)
+    for (uint32_t i = 0; i < vectors; i += 8)
+      for (uint32_t j = 0; j < 8; j++) {
+        const v128_t x = wasm_v128_load(p + 16 * (i + j));
 #ifdef PERIGEE_RELAXED
-      a[j] = wasm_i16x8_add(a[j], wasm_i16x8_relaxed_dot_i8x16_i7x16(wasm_v128_xor(x, a[j]), w));
+        a[j] = wasm_i16x8_add(a[j], wasm_i16x8_relaxed_dot_i8x16_i7x16(x, w));
 #else
-      a[j] = wasm_i32x4_add(a[j], wasm_i32x4_dot_i16x8(wasm_v128_xor(x, a[j]), w));
+        a[j] = wasm_i32x4_add(a[j], wasm_i32x4_dot_i16x8(x, w));
 #endif
-    }
-  }
+      }
   for (uint32_t j = 1; j < 8; j++) a[0] = wasm_v128_xor(a[0], a[j]);
-  wasm_v128_store(sink, a[0]);
+  wasm_v128_store(p, a[0]);
 #ifdef PERIGEE_RELAXED
-  return 8 * 16;
+  return 16;
 #else
-  return 8 * 8;
+  return 8;
 #endif
 }
 #endif

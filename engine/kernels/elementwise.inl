@@ -41,9 +41,9 @@ void rms_norm(const float* x, const float* weight, float eps, uint32_t n, float*
 }
 
 void silu_mul(float* gate, const float* up, uint32_t n) {
-  map4(gate, n, [](V x, uint32_t) { return div(x, one_plus_exp_minus(x)); });
-  map4(gate, n & ~3u, [up](V x, uint32_t i) { return mul(x, load(up + i)); });
-  for (uint32_t i = n & ~3u; i < n; i++) gate[i] *= up[i];
+  const uint32_t whole = n & ~3u;
+  map4(gate, whole, [up](V x, uint32_t i) { return mul(div(x, one_plus_exp_minus(x)), load(up + i)); });
+  for (uint32_t i = whole; i < n; i++) gate[i] = gate[i] / (1.0f + exp_float(-gate[i])) * up[i];
 }
 
 void sigmoid(float* x, uint32_t n) {
@@ -116,7 +116,7 @@ PERIGEE_INLINE Range range_of(const float* x, uint32_t n) {
 
 // x * scale rounded to nearest even, within -127..127.
 PERIGEE_INLINE V quantized4(const float* x, V scale) {
-  const V v = min_or_first(max_or_first(mul(load(x), scale), splat_float(-127.0f)), splat_float(127.0f));
+  const V v = min_or_first(max_or_first(splat_float(-127.0f), mul(load(x), scale)), splat_float(127.0f));
   return sub32(add(v, splat_float(0x1.8p23f)), splat32(0x4b400000));
 }
 

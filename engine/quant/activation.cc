@@ -5,9 +5,10 @@
 namespace perigee {
 namespace {
 
-// Nearest integer, ties to even, for |v| < 2^22: the addition rounds at the float's last place.
+// Nearest integer within -127..127, ties to even: the addition rounds at the float's last place. NaN becomes -127 (an
+// infinite activation, times an inverse scale of 0; the block's own scale is infinite then, and the result no number).
 int32_t round_to_int(float v) {
-  v = v < -127.0f ? -127.0f : v;
+  v = v > -127.0f ? v : -127.0f;
   v = v > 127.0f ? 127.0f : v;
   return int32_t(float_to_bits(v + 0x1.8p23f) - 0x4b400000);
 }

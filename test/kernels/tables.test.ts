@@ -1,6 +1,16 @@
 /** Every fast table gives the scalar table's bits: kernels.h says in which order floats are added. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type Build, buildCore, Core, Random, randomWeights, rowBytes, TYPE_NAMES, TYPES, type TypeName } from './harness.ts';
+import {
+  type Build,
+  buildCore,
+  Core,
+  Random,
+  randomWeights,
+  rowBytes,
+  TYPE_NAMES,
+  TYPES,
+  type TypeName,
+} from './harness.ts';
 
 interface Shape {
   readonly rows: number;
@@ -22,7 +32,15 @@ function shapesOf(type: TypeName): Shape[] {
 }
 
 /** The result's bits of one product by one table, weights one element off 16-byte alignment. */
-function product(core: Core, table: string, type: TypeName, exact: boolean, shape: Shape, w: Uint8Array, x: Float32Array) {
+function product(
+  core: Core,
+  table: string,
+  type: TypeName,
+  exact: boolean,
+  shape: Shape,
+  w: Uint8Array,
+  x: Float32Array,
+) {
   const { rows, cols, n } = shape;
   const top = core.mark();
   const order = Int32Array.from({ length: n }, (_, i) => n - 1 - i);
@@ -43,7 +61,15 @@ function product(core: Core, table: string, type: TypeName, exact: boolean, shap
   return result;
 }
 
-function expectEqual(core: Core, table: string, type: TypeName, exact: boolean, shape: Shape, w: Uint8Array, x: Float32Array) {
+function expectEqual(
+  core: Core,
+  table: string,
+  type: TypeName,
+  exact: boolean,
+  shape: Shape,
+  w: Uint8Array,
+  x: Float32Array,
+) {
   const ours = product(core, table, type, exact, shape, w, x);
   const spec = product(core, 'scalar', type, exact, shape, w, x);
   if (Buffer.compare(ours, spec) === 0) return;

@@ -1,0 +1,97 @@
+/**
+ * Kernel speed: GB/s of weights in decode (n = 1) and Gop/s (2 x multiply-adds) in prefill (n = 64), per table and type,
+ * beside what the machine reads and multiplies in WebAssembly. `node test/bench/kernels.ts [TYPE ...]`
+ */
+import {
+  type Build,
+  buildCore,
+  Core,
+  Random,
+  randomWeights,
+  TYPE_NAMES,
+  TYPES,
+  type TypeName,
+} from '../kernels/harness.ts';
+
+const COLS = 2048;
+const ROUNDS = 5;
+/** Rows of the decode matrix: far more bytes than the caches hold, for the bandwidth figure. */
+const DECODE_BYTES = 96e6;
+const PREFILL_ROWS = 512;
+
+/** Seconds of the fastest of some calls. */
+function fastest(run: () => void): number {
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < ROUNDS; i++) {
+    const start = performance.now();
+    run();
+    best = Math.min(best, performance.now() - start);
+  }
+  return best / 1000;
+}
+
+function limits(core: Core): string {
+  const bytes = 128e6;
+  const at = core.alloc(bytes);
+  new Uint8Array(core.memory.buffer, at, bytes).fill(1);
+  const read = fastest(() => core.call('probe_read', at, bytes));
+  core.release(at);
+  const [vectors, turns] = [512, 20_000];
+  let perVector = 0;
+  const dot = fastest(() => {
+    perVector = core.call('probe_dot', at, vectors, turns);
+  });
+  return `reads ${(bytes / read / 1e9).toFixed(1)} GB/s, dots ${((2 * turns * vectors * perVector) / dot / 1e9).toFixed(0)} Gop/s`;
+}
+
+/** One matrix filled by repeating a few random rows. */
+function putMatrix(core: Core, type: TypeName, rows: number): number {
+  const some = randomWeights(new Random(1), type, 16, COLS);
+  const rowBytes = some.length / 16;
+  const at = core.alloc(rowBytes * rows);
+  const memory = new Uint8Array(core.memory.buffer);
+  for (let r = 0; r < rows; r += 16) memory.set(some.subarray(0, Math.min(16, rows - r) * rowBytes), at + r * rowBytes);
+  return at;
+}
+
+function measure(core: Core, table: string, type: TypeName, rows: number, n: number): number {
+  const top = core.mark();
+  const m = {
+    type,
+    exact: false,
+    w: putMatrix(core, type, rows),
+    x: core.putActivations(table, type, false, new Random(2).floats(n * COLS), COLS),
+    xRows: 0,
+    y: core.alloc(4 * n * rows),
+    rows,
+    cols: COLS,
+    n,
+  };
+  const seconds = fastest(() => core.matmul(table, m));
+  core.release(top);
+  return seconds;
+}
+
+function report(core: Core, table: string, type: TypeName): void {
+  const [, elements, size] = TYPES[type];
+  const rowBytes = (COLS / elements) * size;
+  const rows = Math.floor(DECODE_BYTES / rowBytes);
+  const gbs = (seconds: number) => ((rows * rowBytes) / seconds / 1e9).toFixed(1).padStart(6);
+  const gops = (n: number) =>
+    ((2 * COLS * PREFILL_ROWS * n) / measure(core, table, type, PREFILL_ROWS, n) / 1e9).toFixed(1);
+  const decode = [1, 2, 4].map((n) => gbs(measure(core, table, type, rows, n)));
+  const prefill = [5, 8, 16, 64].map((n) => gops(n).padStart(6));
+  process.stdout.write(`${table.padEnd(8)} ${type.padEnd(7)} ${decode.join(' ')}   ${prefill.join(' ')}\n`);
+}
+
+buildCore();
+const wanted = process.argv.slice(2) as TypeName[];
+for (const [build, table] of [
+  ['relaxed', 'relaxed'],
+  ['simd128', 'simd128'],
+] as readonly [Build, string][]) {
+  const core = new Core(build, 400);
+  process.stdout.write(`${build}: ${limits(core)}\n`);
+  process.stdout.write('table    type    GB/s, n = 1, 2, 4        Gop/s, n = 5, 8, 16, 64\n');
+  for (const type of wanted.length > 0 ? wanted : TYPE_NAMES) report(core, table, type);
+}
