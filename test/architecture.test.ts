@@ -16,11 +16,11 @@ const source = files.filter((file) => /^(src|wasm|native)\/.*\.ts$/.test(file));
 /** What each folder of src/ may import, besides itself and src/errors.ts. */
 const below: Record<string, readonly string[]> = {
   gguf: [],
-  sampling: [],
+  sampling: ['gguf'],
   chat: ['tokenizer'],
   tokenizer: ['gguf'],
-  model: ['gguf'],
-  select: ['model'],
+  select: [],
+  model: ['gguf', 'select'],
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],
   convert: ['gguf', 'model', 'tokenizer', 'runtime', 'wasm'],

@@ -17,14 +17,16 @@ export interface LimitsResult {
 
 interface ProbeExports extends CoreExports {
   probe_read(address: number, bytes: number): number;
-  /** Returns the multiply-adds of one turn. */
-  probe_dot(turns: number, sink: number): number;
+  /** Dots `vectors` vectors `turns` times over; returns the multiply-adds of one vector. */
+  probe_dot(address: number, vectors: number, turns: number): number;
 }
 
 /** Larger than any cache's share of one thread, so that memory is read and not a cache. */
 const areaBytes = 256 << 20;
 const passes = 4;
-const dotTurns = 20_000_000;
+/** 8 KiB: well within the first-level cache. */
+const dotVectors = 512;
+const dotTurns = 50_000;
 
 /** Piscina's entry. */
 export function measureLimits(task: LimitsTask): LimitsResult {
@@ -34,7 +36,7 @@ export function measureLimits(task: LimitsTask): LimitsResult {
   const begin = firstStackTop(core);
   // Touched once: an untouched page is one page of zeros for all, which a cache holds.
   new Uint8Array(memory.buffer, begin, areaBytes).fill(1);
-  core.probe_dot(dotTurns / 10, begin);
+  core.probe_dot(begin, dotVectors, dotTurns / 10);
   const read: number[] = [];
   const int8: number[] = [];
   for (let round = 0; round < task.rounds; round++) {
@@ -45,7 +47,7 @@ export function measureLimits(task: LimitsTask): LimitsResult {
     }));
     arrive(arrivals, 2 * round + 1, task.threads);
     // A multiply and an add are two operations.
-    int8.push(perMillisecond(() => 2 * dotTurns * core.probe_dot(dotTurns, begin)));
+    int8.push(perMillisecond(() => 2 * dotVectors * dotTurns * core.probe_dot(begin, dotVectors, dotTurns)));
   }
   return { read, int8 };
 }

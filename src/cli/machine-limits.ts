@@ -6,7 +6,7 @@ import type { LimitsResult, LimitsTask } from './limits-worker.ts';
 
 export interface MachineLimits {
   readonly readGbPerSecond: number;
-  /** 10^9 integer operations a second of 8-bit dots on registers; a multiply and an add are two. */
+  /** 10^9 integer operations a second of 8-bit dots from the first-level cache; a multiply and an add are two. */
   readonly int8Gops: number;
 }
 

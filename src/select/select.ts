@@ -98,9 +98,10 @@ function chooseIsa(machine: Machine, wish: string | undefined): IsaChoice {
 }
 
 function chooseThreads(machine: Machine, wish: number | undefined): { readonly count: number; readonly why: string } {
-  const have = `${machine.cores} of ${machine.physicalCores} physical cores' threads available`;
-  if (wish === undefined)
-    return { count: Math.min(machine.cores, mostThreads), why: `one for each available core (${have})` };
+  if (wish === undefined) {
+    const cores = machine.physicalCores === machine.cores ? '' : `; the machine has ${machine.physicalCores} cores`;
+    return { count: Math.min(machine.cores, mostThreads), why: `one for each available hardware thread${cores}` };
+  }
   if (!Number.isInteger(wish) || wish < 1 || wish > mostThreads) {
     throw perigeeError('OPTION_INVALID', {
       option: '--threads',
