@@ -118,7 +118,7 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       const tokens = someTokens(48, model.config.vocabulary);
       const rows = await promptLogits(await loaded(model), tokens);
       const exact = await promptLogits(await loaded(model, { exact: true }), tokens);
-      expect(relativeError(rows, exact)).toBeLessThan(0.02);
+      expect(relativeError(rows, exact)).toBeLessThan(0.04);
       expect(relativeError(rows, exact)).toBeGreaterThan(0);
     });
   });
