@@ -8,6 +8,7 @@ import { note, print, printJson, showProgress } from './output.ts';
 
 interface ConvertOptions {
   readonly type: ConvertType;
+  readonly head?: ConvertType;
   readonly json?: boolean;
 }
 
@@ -18,6 +19,9 @@ export function convertCommand(): Command {
     .argument('<dir>', 'the folder with config.json and the safetensors files')
     .argument('<out.gguf>', 'the file to write')
     .addOption(new Option('--type <type>', 'how weights are stored').choices(convertTypes).makeOptionMandatory())
+    .addOption(
+      new Option('--head <type>', 'how the output matrix is stored (default: as --type implies)').choices(convertTypes),
+    )
     .action(convert);
   return withConfigFile(withJsonOption(command));
 }
@@ -26,6 +30,7 @@ async function convert(folder: string, path: string, options: ConvertOptions): P
   const progress = showProgress('converting');
   const result = await convertCheckpoint(folder, path, {
     type: options.type,
+    ...(options.head && { head: options.head }),
     onProgress: ({ bytesWritten, bytesTotal }) => progress.update(bytesWritten, bytesTotal),
   }).finally(() => progress.stop());
   const bytes = statSync(path).size;

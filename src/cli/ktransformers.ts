@@ -28,7 +28,7 @@ const withoutEffect: Readonly<Record<string, string | null>> = {
   log_dir: 'the log goes to stderr', log_file: 'the log goes to stderr', log_level: 'the log goes to stderr', backup_count: 'the log goes to stderr',
   top_k: ownSampling, top_a: ownSampling, skew: ownSampling, typical: ownSampling, smoothing_factor: ownSampling,
   dynamic_temperature: ownSampling, repetition_penalty: ownSampling, frequency_penalty: ownSampling, presence_penalty: ownSampling,
-  temperature: ownSampling, top_p: ownSampling, max_new_tokens: 'requests carry their own max_tokens',
+  max_new_tokens: 'requests carry their own max_tokens',
   json_mode: null, healing: null, ban_strings: null, length: null, rope_scale: 'the model file says it', rope_alpha: 'the model file says it',
   experts_per_token: 'the model file says it', load_q4: null, fast_safetensors: null, draft_model_dir: null, draft_model_path: null,
   draft_gguf_path: null, no_draft_scale: null, modes: null, mode: null, username: null, botname: null,

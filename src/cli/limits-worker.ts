@@ -9,10 +9,17 @@ export interface LimitsTask {
   readonly rounds: number;
 }
 
-/** Bytes read and integer operations done per millisecond, of each round. */
+/** What one thread did, and from when to when (milliseconds on a clock that all threads share). */
+export interface Span {
+  readonly amount: number;
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** Bytes read and integer operations done, of each round. */
 export interface LimitsResult {
-  readonly read: readonly number[];
-  readonly int8: readonly number[];
+  readonly read: readonly Span[];
+  readonly int8: readonly Span[];
 }
 
 interface ProbeExports extends CoreExports {
@@ -37,17 +44,17 @@ export function measureLimits(task: LimitsTask): LimitsResult {
   // Touched once: an untouched page is one page of zeros for all, which a cache holds.
   new Uint8Array(memory.buffer, begin, areaBytes).fill(1);
   core.probe_dot(begin, dotVectors, dotTurns / 10);
-  const read: number[] = [];
-  const int8: number[] = [];
+  const read: Span[] = [];
+  const int8: Span[] = [];
   for (let round = 0; round < task.rounds; round++) {
     arrive(arrivals, 2 * round, task.threads);
-    read.push(perMillisecond(() => {
+    read.push(span(() => {
       for (let pass = 0; pass < passes; pass++) core.probe_read(begin, areaBytes);
       return passes * areaBytes;
     }));
     arrive(arrivals, 2 * round + 1, task.threads);
     // A multiply and an add are two operations.
-    int8.push(perMillisecond(() => 2 * dotVectors * dotTurns * core.probe_dot(begin, dotVectors, dotTurns)));
+    int8.push(span(() => 2 * dotVectors * dotTurns * core.probe_dot(begin, dotVectors, dotTurns)));
   }
   return { read, int8 };
 }
@@ -59,8 +66,9 @@ function arrive(arrivals: Int32Array, place: number, threads: number): void {
   for (; here < threads; here = Atomics.load(arrivals, place)) Atomics.wait(arrivals, place, here, 1);
 }
 
-function perMillisecond(work: () => number): number {
-  const started = performance.now();
-  const done = work();
-  return done / (performance.now() - started);
+function span(work: () => number): Span {
+  const now = () => performance.timeOrigin + performance.now();
+  const begin = now();
+  const amount = work();
+  return { amount, begin, end: now() };
 }

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { Piscina } from 'piscina';
 import { coreFile, entryFile } from '../runtime/assets.ts';
-import type { LimitsResult, LimitsTask } from './limits-worker.ts';
+import type { LimitsResult, LimitsTask, Span } from './limits-worker.ts';
 
 export interface MachineLimits {
   readonly readGbPerSecond: number;
@@ -28,9 +28,15 @@ export async function measureMachine(threads: number, core: 'simd128' | 'relaxed
     const task: LimitsTask = { module, threads, arrivals: new SharedArrayBuffer(8 * rounds), rounds };
     const results: LimitsResult[] = await Promise.all(Array.from({ length: threads }, () => pool.run(task)));
     const best = (kind: keyof LimitsResult) =>
-      Math.max(...Array.from({ length: rounds }, (_, round) => results.reduce((sum, each) => sum + (each[kind][round] ?? 0), 0)));
+      Math.max(...Array.from({ length: rounds }, (_, round) => perMillisecond(results.map((each) => each[kind][round] as Span))));
     return { readGbPerSecond: best('read') / 1e6, int8Gops: best('int8') / 1e6 };
   } finally {
     await pool.destroy();
   }
+}
+
+/** All that was done, over the time from the first begin to the last end. */
+function perMillisecond(spans: readonly Span[]): number {
+  const amount = spans.reduce((sum, each) => sum + each.amount, 0);
+  return amount / (Math.max(...spans.map(({ end }) => end)) - Math.min(...spans.map(({ begin }) => begin)));
 }

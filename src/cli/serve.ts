@@ -4,7 +4,10 @@ import { Command, Option } from 'commander';
 import { destination, type Logger, pino } from 'pino';
 import { RemoteEngine } from '../engine-process/remote-engine.ts';
 import { perigeeError } from '../errors.ts';
+import type { GgufModel } from '../gguf/types.ts';
 import { entryFile } from '../runtime/assets.ts';
+import { samplingDefaults } from '../sampling/defaults.ts';
+import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineStatus } from '../scheduler/types.ts';
 import { listen, shutDown, untilSignalled } from '../server/lifecycle.ts';
 import type { ServedModel } from '../server/options.ts';
@@ -12,7 +15,7 @@ import { createServer, type Server } from '../server/server.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
 import { type LoadOptions, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
-import { type EngineOptions, integer, option, withConfigFile, withContextOption, withEngineOptions } from './options.ts';
+import { type EngineOptions, integer, number, option, withConfigFile, withContextOption, withEngineOptions } from './options.ts';
 import { note, showProgress } from './output.ts';
 
 interface ServeOptions extends EngineOptions {
@@ -23,6 +26,8 @@ interface ServeOptions extends EngineOptions {
   readonly model?: string;
   readonly modelName?: string;
   readonly queueLength?: number;
+  readonly temperature?: number;
+  readonly topP?: number;
 }
 
 /** `perigee serve`: the HTTP server. Its flags may be spelled KTransformers' way (ktransformers.ts). */
@@ -38,6 +43,8 @@ export function serveCommand(): Command {
     .addOption(new Option('--insecure', 'listen on a network without a key'))
     .addOption(option('--queue-length <n>', 'requests that may wait before others get 429', (flag) => integer(flag, 0)))
     .addOption(option('--chunk-size <tokens>', 'most tokens of one engine step', (flag) => integer(flag, 1)))
+    .addOption(option('--temperature <x>', 'for requests that do not say', (flag) => number(flag, 0, 2)))
+    .addOption(option('--top-p <x>', 'for requests that do not say', (flag) => number(flag, 0, 1)))
     .action(serve);
   return withConfigFile(withContextOption(withEngineOptions(command)));
 }
@@ -49,7 +56,7 @@ async function serve(argument: string | undefined, options: ServeOptions): Promi
   const logger = makeLogger();
   const engine = startEngine(path, options, logger);
   const served = servedModel(model.gguf.files[0]?.path ?? path, model.config.name, options.modelName);
-  const server = createServer({ engine, tokenizer, model: served, logger, apiKey: options.apiKey });
+  const server = createServer({ engine, tokenizer, model: served, sampling: samplingFor(model.gguf, options), logger, apiKey: options.apiKey });
   try {
     const address = await openPort(server, options);
     await engine.ready;
@@ -60,6 +67,12 @@ async function serve(argument: string | undefined, options: ServeOptions): Promi
     throw error;
   }
   await untilSignalled(server, { engine, logger });
+}
+
+/** What requests get that do not say: the flags, else the model's own recommendation. */
+function samplingFor(gguf: GgufModel, { temperature, topP }: ServeOptions): SamplingOptions {
+  const defaults = samplingDefaults(gguf);
+  return { ...defaults, temperature: temperature ?? defaults.temperature, topP: topP ?? defaults.topP };
 }
 
 /** JSON lines on stderr. A person at a terminal sees what needs them only. */
