@@ -16,7 +16,7 @@ import { planTensors, type TargetTensor } from './names.ts';
 import { cutPieces, type Piece } from './pieces.ts';
 import { parseJsonObject, readTensorTable } from './safetensors.ts';
 import { SourceTable } from './sources.ts';
-import { type ConvertType, chooseTensorType } from './tensor-types.ts';
+import { chooseTensorType, type TypeWishes } from './tensor-types.ts';
 import { tokenizerMetadata } from './tokenizer-metadata.ts';
 
 export interface ConvertProgress {
@@ -25,8 +25,7 @@ export interface ConvertProgress {
   readonly tensor: string;
 }
 
-export interface ConvertOptions {
-  readonly type: ConvertType;
+export interface ConvertOptions extends TypeWishes {
   readonly onProgress?: (progress: ConvertProgress) => void;
 }
 
@@ -44,12 +43,11 @@ export async function convertCheckpoint(folder: string, path: string, options: C
   const { config, multimodal } = await readConfig(folder);
   const table = new SourceTable(folder, config, await readTensorTable(folder));
   const prefix = [...table.unused].some((name) => name.startsWith('language_model.')) ? 'language_model.' : '';
-  const plan = planPieces(config, prefix, table, options.type);
+  const plan = planPieces(config, prefix, table, options);
   const notes = checkLeftovers(folder, config, table, prefix, multimodal);
   const tokenizer = await tokenizerMetadata(folder, config);
   if (!tokenizer.found) notes.push('The checkpoint has no tiktoken.model: the file has weights but no tokenizer.');
-  const name = basename(resolve(folder));
-  const metadata = [...modelMetadata(config, name, mixFileType(options.type)), ...tokenizer.entries];
+  const metadata = [...modelMetadata(config, basename(resolve(folder)), mixFileType(options.type)), ...tokenizer.entries];
   const roundedScales = await writePieces(path, metadata, plan, options);
   if (roundedScales > 0)
     notes.push(`${roundedScales} INT4 scales were rounded to half precision; all others are exact.`);
@@ -74,9 +72,9 @@ interface PlannedTensor {
   readonly pieces: readonly Piece[];
 }
 
-function planPieces(config: HfConfig, prefix: string, table: SourceTable, convertType: ConvertType): PlannedTensor[] {
+function planPieces(config: HfConfig, prefix: string, table: SourceTable, wishes: TypeWishes): PlannedTensor[] {
   return planTensors(config, prefix, (name) => table.has(name)).map((target) => {
-    const type = chooseTensorType(convertType, target, config);
+    const type = chooseTensorType(wishes, target, config);
     return { target, type, pieces: cutPieces(target, type, (source) => table.matrix(source)) };
   });
 }

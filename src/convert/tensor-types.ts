@@ -16,9 +16,16 @@ export const convertTypes = [
 ] as const satisfies WeightMix[];
 export type ConvertType = (typeof convertTypes)[number];
 
+export interface TypeWishes {
+  readonly type: ConvertType;
+  /** For the matrix that makes the logits, whose errors nothing downstream evens out; default: what `type` gives it. */
+  readonly head?: ConvertType;
+}
+
 /** The type `target` gets. An embedding that is the output matrix as well is treated as that. */
-export function chooseTensorType(type: ConvertType, target: TargetTensor, config: HfConfig): GgmlTypeName {
+export function chooseTensorType(wishes: TypeWishes, target: TargetTensor, config: HfConfig): GgmlTypeName {
   const { spec, layer } = target;
-  const head = config.tiedEmbeddings && spec.slot === 'token_embd';
-  return mixType(type, head ? { ...spec, slot: 'output' } : spec, layer, config.layers);
+  const head = spec.slot === 'output' || (config.tiedEmbeddings && spec.slot === 'token_embd');
+  if (!head) return mixType(wishes.type, spec, layer, config.layers);
+  return mixType(wishes.head ?? wishes.type, { ...spec, slot: 'output' }, layer, config.layers);
 }
