@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
 import { Command, Option } from 'commander';
 import { perigeeError } from '../errors.ts';
 import { nanoFile } from '../runtime/assets.ts';
@@ -26,9 +27,9 @@ export function tokenizeCommand(): Command {
 }
 
 async function tokenize(model: string | undefined, options: TokenizeOptions): Promise<void> {
-  const text = options.text ?? (await readText(options.file ?? '-'));
+  const input = options.text ?? (await readText(options.file ?? '-'));
   const tokenizer = await openTokenizer(model ?? nanoFile);
-  const ids = tokenizer.encode(text, { specials: options.specials ?? false });
+  const ids = tokenizer.encode(input, { specials: options.specials ?? false });
   if (options.json) printJson({ tokens: ids });
   else print(JSON.stringify(ids));
 }
@@ -36,7 +37,7 @@ async function tokenize(model: string | undefined, options: TokenizeOptions): Pr
 /** The UTF-8 text of `file`; `-` is standard input. */
 export async function readText(file: string): Promise<string> {
   try {
-    return await readFile(file === '-' ? '/dev/stdin' : file, 'utf8');
+    return file === '-' ? await text(process.stdin) : await readFile(file, 'utf8');
   } catch (cause) {
     throw perigeeError('INPUT_UNREADABLE', { file, why: cause instanceof Error ? cause.message : `${cause}` }, { cause });
   }
