@@ -32,17 +32,33 @@ struct ModelConfig {
 struct Limits {
   uint32_t ranks;
   uint32_t batch_tokens, batch_outputs, batch_sequences;
-  uint32_t pages, page_tokens, context;  // KV pages in the pool; positions a page holds; positions one sequence may have
-  uint32_t exact;                        // 1: float activations everywhere
-  uint32_t spins;                        // how often a barrier looks before it sleeps
+  uint32_t pages, page_tokens,
+      context;     // KV pages in the pool; positions a page holds; positions one sequence may have
+  uint32_t exact;  // 1: float activations everywhere
+  uint32_t spins;  // how often a barrier looks before it sleeps
 };
 
 // Matrices, split over ranks by rows or heads. Per-layer unless noted.
 enum class Slot : uint32_t {
-  TokenEmbd, Output,                            // global
-  AttnQ, AttnQA, AttnQB, AttnKVA, AttnKB, AttnVB, AttnOutput,
-  FfnGate, FfnUp, FfnDown,                      // dense layers
-  Router, ExpertGate, ExpertUp, ExpertDown, SharedGate, SharedUp, SharedDown,
+  TokenEmbd,
+  Output,  // global
+  AttnQ,
+  AttnQA,
+  AttnQB,
+  AttnKVA,
+  AttnKB,
+  AttnVB,
+  AttnOutput,
+  FfnGate,
+  FfnUp,
+  FfnDown,  // dense layers
+  Router,
+  ExpertGate,
+  ExpertUp,
+  ExpertDown,
+  SharedGate,
+  SharedUp,
+  SharedDown,
   Count,
 };
 

@@ -10,7 +10,20 @@ void shard_call(uint32_t shard, const Job* jobs, uint32_t count, const uint8_t* 
                 uint8_t* output, uint32_t output_begin, uint32_t output_end);
 
 // Parts of a step, for the profile. The door adds the time since the rank's last call to this stage.
-enum class Stage : uint32_t { Embed, QKV, Query, Attention, AttentionOut, Router, ExpertsIn, ExpertsOut, Dense, Head, Wait, Count };
+enum class Stage : uint32_t {
+  Embed,
+  QKV,
+  Query,
+  Attention,
+  AttentionOut,
+  Router,
+  ExpertsIn,
+  ExpertsOut,
+  Dense,
+  Head,
+  Wait,
+  Count
+};
 void stage_done(Stage stage);
 
 }  // namespace perigee

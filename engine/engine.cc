@@ -59,7 +59,8 @@ void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t 
 // Most locations all the ranks' matrices can need; engine_bind deals them out.
 size_t location_count(const ModelConfig& c, const Limits& l) {
   const size_t moe_layers = c.layers - c.dense_layers;
-  return l.ranks * (2 + c.layers * (10 + 2 * static_cast<size_t>(c.heads)) + moe_layers * (4 + 3 * static_cast<size_t>(c.experts)));
+  return l.ranks * (2 + c.layers * (10 + 2 * static_cast<size_t>(c.heads)) +
+                    moe_layers * (4 + 3 * static_cast<size_t>(c.experts)));
 }
 
 // The whole arena, the engine first. With a null base it is only measured.
@@ -129,46 +130,82 @@ float* engine_vector(Engine& e, Vector vector, uint32_t layer, uint32_t* length)
   if (layer >= c.layers) return nullptr;
   const LayerVectors& v = e.vectors[layer];
   switch (vector) {
-    case Vector::OutputNorm: *length = c.hidden; return e.output_norm;
-    case Vector::AttnNorm: *length = c.hidden; return v.attn_norm;
-    case Vector::FfnNorm: *length = c.hidden; return v.ffn_norm;
-    case Vector::QANorm: *length = c.q_rank; return c.q_rank ? v.q_a_norm : nullptr;
-    case Vector::KVANorm: *length = c.kv_rank; return v.kv_a_norm;
-    case Vector::RouterBias: *length = c.experts; return c.experts ? v.router_bias : nullptr;
-    case Vector::Count: break;
+    case Vector::OutputNorm:
+      *length = c.hidden;
+      return e.output_norm;
+    case Vector::AttnNorm:
+      *length = c.hidden;
+      return v.attn_norm;
+    case Vector::FfnNorm:
+      *length = c.hidden;
+      return v.ffn_norm;
+    case Vector::QANorm:
+      *length = c.q_rank;
+      return c.q_rank ? v.q_a_norm : nullptr;
+    case Vector::KVANorm:
+      *length = c.kv_rank;
+      return v.kv_a_norm;
+    case Vector::RouterBias:
+      *length = c.experts;
+      return c.experts ? v.router_bias : nullptr;
+    case Vector::Count:
+      break;
   }
   return nullptr;
 }
 
 namespace {
 
-struct Shape { uint32_t rows, cols, count; };  // of the whole matrix; rows are what the ranks share, or the heads
+struct Shape {
+  uint32_t rows, cols, count;
+};  // of the whole matrix; rows are what the ranks share, or the heads
 
 // What the model says about a slot's matrices; zeros when it has none.
 Shape slot_shape(const ModelConfig& c, Slot slot) {
   switch (slot) {
-    case Slot::TokenEmbd: case Slot::Output: return {c.vocabulary, c.hidden, 1};
-    case Slot::AttnQ: return {c.q_rank ? 0 : c.heads * c.query_dim(), c.hidden, 1};
-    case Slot::AttnQA: return {c.q_rank, c.hidden, 1};
-    case Slot::AttnQB: return {c.q_rank ? c.heads * c.query_dim() : 0, c.q_rank, 1};
-    case Slot::AttnKVA: return {c.latent_dim(), c.hidden, 1};
-    case Slot::AttnKB: return {c.kv_rank, c.nope_dim, c.heads};
-    case Slot::AttnVB: return {c.value_dim, c.kv_rank, c.heads};
-    case Slot::AttnOutput: return {c.hidden, c.heads * c.value_dim, 1};
-    case Slot::FfnGate: case Slot::FfnUp: return {c.dense_width, c.hidden, 1};
-    case Slot::FfnDown: return {c.hidden, c.dense_width, 1};
-    case Slot::Router: return {c.experts, c.hidden, 1};
-    case Slot::ExpertGate: case Slot::ExpertUp: return {c.expert_width, c.hidden, c.experts};
-    case Slot::ExpertDown: return {c.hidden, c.expert_width, c.experts};
-    case Slot::SharedGate: case Slot::SharedUp: return {c.shared_width, c.hidden, 1};
-    case Slot::SharedDown: return {c.hidden, c.shared_width, 1};
-    case Slot::Count: break;
+    case Slot::TokenEmbd:
+    case Slot::Output:
+      return {c.vocabulary, c.hidden, 1};
+    case Slot::AttnQ:
+      return {c.q_rank ? 0 : c.heads * c.query_dim(), c.hidden, 1};
+    case Slot::AttnQA:
+      return {c.q_rank, c.hidden, 1};
+    case Slot::AttnQB:
+      return {c.q_rank ? c.heads * c.query_dim() : 0, c.q_rank, 1};
+    case Slot::AttnKVA:
+      return {c.latent_dim(), c.hidden, 1};
+    case Slot::AttnKB:
+      return {c.kv_rank, c.nope_dim, c.heads};
+    case Slot::AttnVB:
+      return {c.value_dim, c.kv_rank, c.heads};
+    case Slot::AttnOutput:
+      return {c.hidden, c.heads * c.value_dim, 1};
+    case Slot::FfnGate:
+    case Slot::FfnUp:
+      return {c.dense_width, c.hidden, 1};
+    case Slot::FfnDown:
+      return {c.hidden, c.dense_width, 1};
+    case Slot::Router:
+      return {c.experts, c.hidden, 1};
+    case Slot::ExpertGate:
+    case Slot::ExpertUp:
+      return {c.expert_width, c.hidden, c.experts};
+    case Slot::ExpertDown:
+      return {c.hidden, c.expert_width, c.experts};
+    case Slot::SharedGate:
+    case Slot::SharedUp:
+      return {c.shared_width, c.hidden, 1};
+    case Slot::SharedDown:
+      return {c.hidden, c.shared_width, 1};
+    case Slot::Count:
+      break;
   }
   return {0, 0, 0};
 }
 
 // Does this part agree with the model and with the rows or heads that the rank must own?
-bool part_fits(const Engine& e, uint32_t r, Slot slot, uint32_t row_begin, uint32_t rows, uint32_t cols, uint32_t count) {
+bool part_fits(const Engine& e, uint32_t r, Slot slot, uint32_t row_begin, uint32_t rows, uint32_t cols,
+               uint32_t count) {
   const Shape shape = slot_shape(e.config, slot);
   const Rank& rank = e.ranks[r];
   if (shape.rows == 0 || cols != shape.cols) return false;
@@ -185,8 +222,8 @@ bool part_fits(const Engine& e, uint32_t r, Slot slot, uint32_t row_begin, uint3
 
 }  // namespace
 
-Location* engine_bind(Engine& e, uint32_t rank, Slot slot, uint32_t layer, DType type, uint32_t row_begin, uint32_t rows,
-                      uint32_t cols, uint32_t count) {
+Location* engine_bind(Engine& e, uint32_t rank, Slot slot, uint32_t layer, DType type, uint32_t row_begin,
+                      uint32_t rows, uint32_t cols, uint32_t count) {
   const BlockShape block = static_cast<uint32_t>(type) < kDTypeCount ? block_shape(type) : BlockShape{0, 0};
   if (rank >= e.limits.ranks || layer >= e.config.layers || slot >= Slot::Count || block.elements == 0) return nullptr;
   if (cols % block.elements || !part_fits(e, rank, slot, row_begin, rows, cols, count)) return nullptr;
@@ -204,13 +241,15 @@ const char* engine_isa(const Engine& e) { return e.kernels->name; }
 Status engine_check_step(const Engine& e) {
   const StepBlock& s = e.step;
   const Limits& l = e.limits;
-  if (s.tokens_count == 0 || s.tokens_count > l.batch_tokens || s.outputs_count > l.batch_outputs) return Status::BadStep;
+  if (s.tokens_count == 0 || s.tokens_count > l.batch_tokens || s.outputs_count > l.batch_outputs)
+    return Status::BadStep;
   if (s.sequences_count == 0 || s.sequences_count > l.batch_sequences) return Status::BadStep;
   for (uint32_t t = 0; t < s.tokens_count; t++) {
     if (static_cast<uint32_t>(s.tokens[t]) >= e.config.vocabulary) return Status::BadStep;
     if (static_cast<uint32_t>(s.positions[t]) >= l.context) return Status::BadStep;
     if (static_cast<uint32_t>(s.sequences[t]) >= s.sequences_count) return Status::BadStep;
-    if (t > 0 && s.sequences[t] == s.sequences[t - 1] && s.positions[t] != s.positions[t - 1] + 1) return Status::BadStep;
+    if (t > 0 && s.sequences[t] == s.sequences[t - 1] && s.positions[t] != s.positions[t - 1] + 1)
+      return Status::BadStep;
     const int32_t* table = s.page_tables + static_cast<size_t>(s.sequences[t]) * s.table_stride;
     for (uint32_t p = 0; p <= static_cast<uint32_t>(s.positions[t]) / l.page_tokens; p++) {
       if (static_cast<uint32_t>(table[p]) >= l.pages) return Status::BadStep;

@@ -15,8 +15,8 @@ enum class Status : int32_t {
   BadConfig,      // a dimension is zero, too large or inconsistent
   ArenaTooSmall,  // engine_bytes says how much is needed
   UnknownIsa,
-  BadSlot,        // slot, layer, rank or shape does not fit the model
-  BadStep,        // a token, position, page or count of the step is out of range
+  BadSlot,  // slot, layer, rank or shape does not fit the model
+  BadStep,  // a token, position, page or count of the step is out of range
 };
 
 // Where one matrix lies: `address` in shard `shard`. Experts and heads have one location each.
@@ -71,7 +71,10 @@ void engine_forward(Engine& engine, uint32_t rank);
 void engine_abort(Engine& engine);
 
 // The rows of `total` that rank `rank` of `ranks` owns, in multiples of 4 but for the last rank.
-struct Range { uint32_t begin, end; uint32_t size() const { return end - begin; } };
+struct Range {
+  uint32_t begin, end;
+  uint32_t size() const { return end - begin; }
+};
 Range rank_range(uint32_t total, uint32_t rank, uint32_t ranks, uint32_t multiple);
 
 }  // namespace perigee

@@ -13,8 +13,8 @@ void write_mid(const Engine& e, ShardBatch& batch, const Weight& gate, size_t y_
   float* products = batch.result(y_gate);
   e.kernels->silu_mul(products, batch.result(y_up), n * gate.rows);
   for (uint32_t i = 0; i < n; i++) {
-    __builtin_memcpy(to + static_cast<size_t>(i) * width + gate.row_begin, products + static_cast<size_t>(i) * gate.rows,
-                     gate.rows * sizeof(float));
+    __builtin_memcpy(to + static_cast<size_t>(i) * width + gate.row_begin,
+                     products + static_cast<size_t>(i) * gate.rows, gate.rows * sizeof(float));
   }
 }
 
@@ -141,7 +141,8 @@ void experts_out(Engine& e, Rank& rank, uint32_t layer) {
       const uint32_t s = t * c.experts_used + k;
       e.kernels->axpy(rank.gate[s], product_of[rank.slot_of[s]], down.rows, row);
     }
-    if (c.shared_width) e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * down.rows), down.rows, row);
+    if (c.shared_width)
+      e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * down.rows), down.rows, row);
   }
   add_to_residual(e, rank, sum);
   stage_done(Stage::ExpertsOut);

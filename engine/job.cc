@@ -8,7 +8,8 @@ void run_jobs(const Kernels& kernels, const Job* jobs, uint32_t count, const uin
     auto* y = reinterpret_cast<float*>(output + job->y);
     if (job->kind == JobKind::Dequantize) {
       const size_t stride = row_bytes(job->type, job->cols);
-      for (uint32_t r = 0; r < job->rows; r++) kernels.dequantize(job->type, w + r * stride, job->cols, y + size_t(r) * job->cols);
+      for (uint32_t r = 0; r < job->rows; r++)
+        kernels.dequantize(job->type, w + r * stride, job->cols, y + size_t(r) * job->cols);
       continue;
     }
     MatmulArgs args;

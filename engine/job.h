@@ -15,15 +15,15 @@ enum class JobKind : uint32_t {
 constexpr uint32_t kAllRows = 0xffffffffu;
 
 struct Job {
-  uint64_t w;        // address of the first weight row in the shard
+  uint64_t w;  // address of the first weight row in the shard
   JobKind kind;
   DType type;
-  uint32_t exact;    // 1: float activations
+  uint32_t exact;  // 1: float activations
   uint32_t rows, cols;
-  uint32_t n;        // activation rows
-  uint32_t x;        // byte offset of activation row 0 in the input region
-  uint32_t x_rows;   // byte offset of int32 [n] in the input region, or kAllRows
-  uint32_t y;        // byte offset of the result in the output region
+  uint32_t n;       // activation rows
+  uint32_t x;       // byte offset of activation row 0 in the input region
+  uint32_t x_rows;  // byte offset of int32 [n] in the input region, or kAllRows
+  uint32_t y;       // byte offset of the result in the output region
   uint32_t reserved;
 };
 static_assert(sizeof(Job) == 48, "Job crosses memories; keep its layout");

@@ -11,9 +11,9 @@ inline float sqrt_float(float x) { return __builtin_sqrtf(x); }
 struct ExpFloat {
   static constexpr float kLow = -104.0f, kHigh = 89.0f;  // beyond these the float result is 0 or infinity
   static constexpr float kLog2e = 0x1.715476p0f;
-  static constexpr float kRound = 0x1.8p23f;             // adding it leaves the nearest integer in the low bits
+  static constexpr float kRound = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   static constexpr int32_t kRoundBits = 0x4b400000;
-  static constexpr float kLn2High = 0x1.62e4p-1f;        // 16 bits: n * kLn2High is exact
+  static constexpr float kLn2High = 0x1.62e4p-1f;  // 16 bits: n * kLn2High is exact
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
   // exp(r) = 1 + (r + r^2 P(r)), |r| <= ln 2 / 2, relative error of the polynomial 3.1e-9 (minimax fit)
   static constexpr float kP0 = 0x1.fffffcp-2f, kP1 = 0x1.555492p-3f, kP2 = 0x1.5558f2p-5f, kP3 = 0x1.123a2p-7f,
@@ -84,10 +84,14 @@ inline SinCos sin_cos_double(double x) {
   }
   s *= r;
   switch (int64_t(n) & 3) {
-    case 0: return {s, c};
-    case 1: return {c, -s};
-    case 2: return {-s, -c};
-    default: return {-c, s};
+    case 0:
+      return {s, c};
+    case 1:
+      return {c, -s};
+    case 2:
+      return {-s, -c};
+    default:
+      return {-c, s};
   }
 }
 

@@ -26,10 +26,13 @@ PROBE(quantize) void probe_quantize(const Kernels* k, DType type, const float* x
   k->quantize(activation_for(type, false), x, cols, out);
 }
 
-PROBE(rms_norm) void probe_rms_norm(const Kernels* k, const float* x, const float* weight, float eps, uint32_t n, float* y) {
+PROBE(rms_norm)
+void probe_rms_norm(const Kernels* k, const float* x, const float* weight, float eps, uint32_t n, float* y) {
   k->rms_norm(x, weight, eps, n, y);
 }
-PROBE(silu_mul) void probe_silu_mul(const Kernels* k, float* gate, const float* up, uint32_t n) { k->silu_mul(gate, up, n); }
+PROBE(silu_mul) void probe_silu_mul(const Kernels* k, float* gate, const float* up, uint32_t n) {
+  k->silu_mul(gate, up, n);
+}
 PROBE(sigmoid) void probe_sigmoid(const Kernels* k, float* x, uint32_t n) { k->sigmoid(x, n); }
 PROBE(softmax) void probe_softmax(const Kernels* k, float* x, uint32_t n) { k->softmax(x, n); }
 PROBE(axpy) void probe_axpy(const Kernels* k, float a, const float* x, uint32_t n, float* y) { k->axpy(a, x, n, y); }
@@ -52,27 +55,29 @@ PROBE(read) uint32_t probe_read(const uint8_t* p, uint32_t bytes) {
   return uint32_t(wasm_i32x4_extract_lane(a[0], 0) ^ wasm_i32x4_extract_lane(a[0], 2));
 }
 
-// Integer dots as the kernels keep them, from L1: `vectors` (a multiple of 8) of 16 bytes at p, `turns` times over. Every
-// dot is 16 (relaxed) or 8 multiply-adds; returns how many were done for one vector.
+// Integer dots as the kernels do them, from L1: each of `vectors` (a multiple of 4) at p against three weights, `turns`
+// times over. Returns the multiply-adds of one vector.
 PROBE(dot) uint32_t probe_dot(uint8_t* p, uint32_t vectors, uint32_t turns) {
-  v128_t a[8] = {};
-  const v128_t w = wasm_i8x16_splat(3);
+  v128_t sum[4][3] = {};
+  const v128_t w[3] = {wasm_i8x16_splat(3), wasm_i8x16_splat(5), wasm_i8x16_splat(7)};
   for (uint32_t t = 0; t < turns; t++)
-    for (uint32_t i = 0; i < vectors; i += 8)
-      for (uint32_t j = 0; j < 8; j++) {
+    for (uint32_t i = 0; i < vectors; i += 4)
+      for (uint32_t j = 0; j < 4; j++) {
         const v128_t x = wasm_v128_load(p + 16 * (i + j));
+        for (uint32_t k = 0; k < 3; k++) {
 #ifdef PERIGEE_RELAXED
-        a[j] = wasm_i16x8_add(a[j], wasm_i16x8_relaxed_dot_i8x16_i7x16(x, w));
+          sum[j][k] = wasm_i16x8_add(sum[j][k], wasm_i16x8_relaxed_dot_i8x16_i7x16(x, w[k]));
 #else
-        a[j] = wasm_i32x4_add(a[j], wasm_i32x4_dot_i16x8(x, w));
+          sum[j][k] = wasm_i32x4_add(sum[j][k], wasm_i32x4_dot_i16x8(x, w[k]));
 #endif
+        }
       }
-  for (uint32_t j = 1; j < 8; j++) a[0] = wasm_v128_xor(a[0], a[j]);
-  wasm_v128_store(p, a[0]);
+  for (uint32_t j = 0; j < 4; j++)
+    for (uint32_t k = 0; k < 3; k++) wasm_v128_store(p, wasm_v128_xor(wasm_v128_load(p), sum[j][k]));
 #ifdef PERIGEE_RELAXED
-  return 16;
+  return 3 * 16;
 #else
-  return 8;
+  return 3 * 8;
 #endif
 }
 #endif

@@ -34,8 +34,17 @@ size_t ShardBatch::multiply(const Weight& w, uint32_t which, uint32_t x, uint32_
   const size_t bytes = aligned(sizeof(float) * n * w.rows), offset = output_used;
   if (job_count == job_capacity || offset + bytes > output_capacity) __builtin_trap();
   shards[job_count] = w.at[which].shard;
-  jobs[job_count++] = {w.at[which].address, JobKind::Matmul, w.type, exact, w.rows, w.cols, n, x, x_rows,
-                       static_cast<uint32_t>(offset), 0};
+  jobs[job_count++] = {w.at[which].address,
+                       JobKind::Matmul,
+                       w.type,
+                       exact,
+                       w.rows,
+                       w.cols,
+                       n,
+                       x,
+                       x_rows,
+                       static_cast<uint32_t>(offset),
+                       0};
   output_used = offset + bytes;
   return offset / sizeof(float);
 }
@@ -44,8 +53,17 @@ size_t ShardBatch::look_up(const Weight& w, uint32_t row) {
   const size_t bytes = aligned(sizeof(float) * w.cols), offset = output_used;
   if (job_count == job_capacity || offset + bytes > output_capacity) __builtin_trap();
   shards[job_count] = w.at[0].shard;
-  jobs[job_count++] = {w.at[0].address + row_bytes(w.type, w.cols) * row, JobKind::Dequantize, w.type, 0, 1, w.cols, 0,
-                       0, kAllRows, static_cast<uint32_t>(offset), 0};
+  jobs[job_count++] = {w.at[0].address + row_bytes(w.type, w.cols) * row,
+                       JobKind::Dequantize,
+                       w.type,
+                       0,
+                       1,
+                       w.cols,
+                       0,
+                       0,
+                       kAllRows,
+                       static_cast<uint32_t>(offset),
+                       0};
   output_used = offset + bytes;
   return offset / sizeof(float);
 }

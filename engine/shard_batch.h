@@ -10,10 +10,10 @@ struct Weight;
 struct ShardBatch {
   const Kernels* kernels;
   uint32_t exact;
-  uint8_t* input;   // [input_capacity] activation rows and index lists
-  uint8_t* output;  // [output_capacity] results, in the order of the jobs
-  Job* jobs;        // [job_capacity]
-  uint32_t* shards; // [job_capacity] shard of each job
+  uint8_t* input;    // [input_capacity] activation rows and index lists
+  uint8_t* output;   // [output_capacity] results, in the order of the jobs
+  Job* jobs;         // [job_capacity]
+  uint32_t* shards;  // [job_capacity] shard of each job
   size_t input_capacity, output_capacity;
   uint32_t job_capacity;
   uint32_t job_count;

@@ -52,9 +52,10 @@ uint64_t engine_output_bytes(const ModelConfig& c, const Limits& l) {
 
 bool config_is_sound(const ModelConfig& c, const Limits& l) {
   constexpr uint32_t kMost = 1u << 20;  // of any dimension: four times the largest vocabulary of the family
-  const uint32_t positive[] = {c.layers, c.hidden, c.vocabulary, c.heads, c.kv_rank, c.nope_dim, c.rope_dim, c.value_dim,
-                               c.groups, c.groups_used, l.ranks, l.batch_tokens, l.batch_outputs, l.batch_sequences,
-                               l.pages, l.page_tokens};
+  const uint32_t positive[] = {c.layers,        c.hidden,          c.vocabulary, c.heads,
+                               c.kv_rank,       c.nope_dim,        c.rope_dim,   c.value_dim,
+                               c.groups,        c.groups_used,     l.ranks,      l.batch_tokens,
+                               l.batch_outputs, l.batch_sequences, l.pages,      l.page_tokens};
   const uint32_t any[] = {c.q_rank, c.dense_width, c.experts, c.expert_width, c.shared_width};
   for (const uint32_t value : positive) {
     if (value == 0 || value > kMost) return false;
@@ -62,7 +63,8 @@ bool config_is_sound(const ModelConfig& c, const Limits& l) {
   for (const uint32_t value : any) {
     if (value > kMost) return false;
   }
-  if (c.layers > 4096 || c.heads > 4096 || c.rope_dim % 2 || l.ranks > kMaxRanks || c.dense_layers > c.layers) return false;
+  if (c.layers > 4096 || c.heads > 4096 || c.rope_dim % 2 || l.ranks > kMaxRanks || c.dense_layers > c.layers)
+    return false;
   if (l.batch_outputs > l.batch_tokens || l.context == 0 || l.batch_tokens > 65536) return false;
   if (c.dense_layers > 0 && c.dense_width == 0) return false;
   if (c.dense_layers == c.layers) return true;

@@ -28,21 +28,21 @@ struct Rank {
   Weight* weights;  // [layers][Slot::Count]; the global slots lie in layer 0
   Range heads, hidden_rows;
   ShardBatch batch;
-  float* h;           // [T][max(hidden, q_rank)] normed activations
-  float* q;           // [heads][T][query_dim]
-  float* q_absorbed;  // [T][heads][latent_dim]
-  float* o_latent;    // [T][heads][kv_rank]
-  float* scores;      // [max(kScoreFloats, heads * context)]
-  int32_t* lengths;   // [T * heads] positions each query row sees
-  int32_t* chosen;    // [T][experts_used]
-  float* gate;        // [T][experts_used] weights of the chosen experts
-  int32_t* order;     // [S] slots sorted by expert: order[i] = token * experts_used + k
-  int32_t* slot_of;   // [S] where slot (token, k) went: order[slot_of[s]] == s
+  float* h;               // [T][max(hidden, q_rank)] normed activations
+  float* q;               // [heads][T][query_dim]
+  float* q_absorbed;      // [T][heads][latent_dim]
+  float* o_latent;        // [T][heads][kv_rank]
+  float* scores;          // [max(kScoreFloats, heads * context)]
+  int32_t* lengths;       // [T * heads] positions each query row sees
+  int32_t* chosen;        // [T][experts_used]
+  float* gate;            // [T][experts_used] weights of the chosen experts
+  int32_t* order;         // [S] slots sorted by expert: order[i] = token * experts_used + k
+  int32_t* slot_of;       // [S] where slot (token, k) went: order[slot_of[s]] == s
   int32_t* expert_begin;  // [experts + 1] first sorted slot of each expert
-  float* keys;        // [experts] one token's selection keys
-  float* probabilities;  // [experts] one token's softmax
-  int32_t* token_of;  // [S] token of each sorted slot
-  float** product_of; // [S] where each sorted slot's down product lies
+  float* keys;            // [experts] one token's selection keys
+  float* probabilities;   // [experts] one token's softmax
+  int32_t* token_of;      // [S] token of each sorted slot
+  float** product_of;     // [S] where each sorted slot's down product lies
 };
 
 struct Engine {
@@ -53,20 +53,20 @@ struct Engine {
   StepBlock step;
   float softmax_scale;
 
-  float* frequencies;   // [rope_dim / 2]
-  float* rope;          // [T][rope_dim / 2][2] cos, sin of each token's position
-  float* x;             // [T][hidden] the residual; each rank adds to its own columns
-  float* qkv;           // [T][q_rank + latent_dim]: query latent (absent without q_rank), then key-value latent
-  float* attention;     // [T][heads * value_dim]
-  float* router_scores; // [T][experts]
-  float* mid;           // [T][max(shared_width, dense_width)] silu(gate) * up of the shared expert, or of the dense FFN
-  float* expert_mid;    // [S][expert_width] the same of the routed experts, slots in sorted order
-  float* pages;         // [layers][pages][page_tokens][latent_dim]
+  float* frequencies;    // [rope_dim / 2]
+  float* rope;           // [T][rope_dim / 2][2] cos, sin of each token's position
+  float* x;              // [T][hidden] the residual; each rank adds to its own columns
+  float* qkv;            // [T][q_rank + latent_dim]: query latent (absent without q_rank), then key-value latent
+  float* attention;      // [T][heads * value_dim]
+  float* router_scores;  // [T][experts]
+  float* mid;         // [T][max(shared_width, dense_width)] silu(gate) * up of the shared expert, or of the dense FFN
+  float* expert_mid;  // [S][expert_width] the same of the routed experts, slots in sorted order
+  float* pages;       // [layers][pages][page_tokens][latent_dim]
   const float** page_pointers;  // [ranks][table_stride] one sequence's pages, rank by rank
-  float* output_norm;   // [hidden]
-  LayerVectors* vectors;  // [layers]
-  Rank* ranks;            // [ranks]
-  Location* locations;    // [locations_capacity], the first locations_used taken by engine_bind
+  float* output_norm;           // [hidden]
+  LayerVectors* vectors;        // [layers]
+  Rank* ranks;                  // [ranks]
+  Location* locations;          // [locations_capacity], the first locations_used taken by engine_bind
   size_t locations_used, locations_capacity;
 
   const Weight& weight(const Rank& rank, uint32_t layer, Slot slot) const {

@@ -7,8 +7,21 @@ namespace perigee {
 
 // Weight storage types. Values are ggml's type ids, so a GGUF tensor info carries over unchanged.
 enum class DType : uint32_t {
-  F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
-  Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20, IQ4_XS = 23, BF16 = 30,
+  F32 = 0,
+  F16 = 1,
+  Q4_0 = 2,
+  Q4_1 = 3,
+  Q5_0 = 6,
+  Q5_1 = 7,
+  Q8_0 = 8,
+  Q2_K = 10,
+  Q3_K = 11,
+  Q4_K = 12,
+  Q5_K = 13,
+  Q6_K = 14,
+  IQ4_NL = 20,
+  IQ4_XS = 23,
+  BF16 = 30,
 };
 constexpr uint32_t kDTypeCount = 31;  // one past the largest id
 
@@ -18,7 +31,9 @@ constexpr uint32_t kDTypeCount = 31;  // one past the largest id
 //   Q8_K  256-element superblocks: Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_XS
 enum class Activation : uint32_t { F32 = 0, Q8_0 = 1, Q8_K = 2 };
 
-struct BlockShape { uint32_t elements, bytes; };
+struct BlockShape {
+  uint32_t elements, bytes;
+};
 
 // Elements and bytes of one block of `type`; {0, 0} for a type the engine does not read.
 BlockShape block_shape(DType type);

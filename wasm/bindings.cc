@@ -34,7 +34,9 @@ void wake_all(int32_t* word) { __builtin_wasm_memory_atomic_notify(word, 0xfffff
 
 extern unsigned char __heap_base;
 
-EXPORT(heap_base) uint32_t export_heap_base() { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(&__heap_base)); }
+EXPORT(heap_base) uint32_t export_heap_base() {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(&__heap_base));
+}
 
 // The kernel tables of this module, fastest first: name and table, null past the last. Static data has the same address in
 // every memory the module is instantiated on, so a table's address found once serves all shards.
@@ -55,7 +57,8 @@ EXPORT(engine_output_bytes) double export_output_bytes(const ModelConfig* config
   return static_cast<double>(engine_output_bytes(*config, *limits));
 }
 EXPORT(engine_create)
-Status export_create(void* arena, double bytes, const ModelConfig* config, const Limits* limits, const char* isa, Engine** out) {
+Status export_create(void* arena, double bytes, const ModelConfig* config, const Limits* limits, const char* isa,
+                     Engine** out) {
   return engine_create(arena, static_cast<uint64_t>(bytes), *config, *limits, isa, out);
 }
 EXPORT(engine_vector) float* export_vector(Engine* engine, Vector vector, uint32_t layer, uint32_t* length) {
@@ -79,7 +82,9 @@ void export_run_jobs(const Kernels* kernels, const Job* jobs, uint32_t count, co
 }
 
 // `rows` weight rows of `type` to floats [rows][cols].
-EXPORT(dequantize_rows) void export_dequantize_rows(DType type, const uint8_t* w, uint32_t rows, uint32_t cols, float* y) {
+EXPORT(dequantize_rows)
+void export_dequantize_rows(DType type, const uint8_t* w, uint32_t rows, uint32_t cols, float* y) {
   const size_t bytes = row_bytes(type, cols);
-  for (uint32_t r = 0; r < rows; r++) kScalarKernels.dequantize(type, w + r * bytes, cols, y + static_cast<size_t>(r) * cols);
+  for (uint32_t r = 0; r < rows; r++)
+    kScalarKernels.dequantize(type, w + r * bytes, cols, y + static_cast<size_t>(r) * cols);
 }

@@ -13,8 +13,15 @@ export interface CoreExports {
   engine_create(arena: number, bytes: number, config: number, limits: number, isa: number, out: number): number;
   engine_vector(engine: number, vector: number, layer: number, length: number): number;
   engine_bind(
-    engine: number, rank: number, slot: number, layer: number, type: number,
-    rowBegin: number, rows: number, columns: number, count: number,
+    engine: number,
+    rank: number,
+    slot: number,
+    layer: number,
+    type: number,
+    rowBegin: number,
+    rows: number,
+    columns: number,
+    count: number,
   ): number;
   engine_step_block(engine: number): number;
   engine_isa(engine: number): number;
@@ -29,8 +36,14 @@ export interface CoreExports {
 
 export interface CoreHost {
   shard_call(
-    shard: number, jobs: number, count: number, input: number, inputBytes: number,
-    output: number, outputBegin: number, outputEnd: number,
+    shard: number,
+    jobs: number,
+    count: number,
+    input: number,
+    inputBytes: number,
+    output: number,
+    outputBegin: number,
+    outputEnd: number,
   ): void;
   stage_done(stage: number): void;
 }

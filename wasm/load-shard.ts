@@ -1,8 +1,8 @@
 /** Fills one weight memory: file ranges are read straight into place, several at a time. */
 import { type FileHandle, open } from 'node:fs/promises';
 import { perigeeError } from '../src/errors.ts';
-import { GgmlType } from '../src/gguf/types.ts';
 import { tensorBytes } from '../src/gguf/sizes.ts';
+import { GgmlType } from '../src/gguf/types.ts';
 import { fillSynthetic } from '../src/model/synthetic-blocks.ts';
 import { type CoreExports, instantiate, sharedMemory } from './core.ts';
 import type { Piece, Shard } from './rank-task.ts';
@@ -75,7 +75,11 @@ async function loadPiece(
     return piece.bytes;
   }
   if (piece.kind === 'file') {
-    await readFully(files[piece.file] as OpenFile, memory.subarray(piece.address, piece.address + piece.bytes), piece.offset);
+    await readFully(
+      files[piece.file] as OpenFile,
+      memory.subarray(piece.address, piece.address + piece.bytes),
+      piece.offset,
+    );
     return piece.bytes;
   }
   const bytes = tensorBytes(piece.type, [piece.columns, piece.rows]);

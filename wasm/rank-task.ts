@@ -4,7 +4,13 @@ import type { SyntheticRecipe } from '../src/model/synthetic-blocks.ts';
 
 /** Bytes to bring into a shard: as they are in the file, or made. */
 export type Piece =
-  | { readonly kind: 'file'; readonly file: number; readonly offset: number; readonly bytes: number; readonly address: number }
+  | {
+      readonly kind: 'file';
+      readonly file: number;
+      readonly offset: number;
+      readonly bytes: number;
+      readonly address: number;
+    }
   /**
    * The key half of one head of an old-style kv_b matrix: `rows` rows of `columns` values of `type`, which become the
    * float32 matrix [columns][rows] that the absorbed query needs.

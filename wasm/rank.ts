@@ -73,7 +73,10 @@ function stateInstance(task: RankTask, shards: readonly LoadedShard[], clock: Cl
       bytes.set(state.subarray(jobs, jobs + count * jobBytes), shard.jobsAddress);
       bytes.set(state.subarray(input, input + inputBytes), shard.inputAddress);
       core.run_jobs(kernels[index] as number, shard.jobsAddress, count, shard.inputAddress, shard.outputAddress);
-      state.set(bytes.subarray(shard.outputAddress + outputBegin, shard.outputAddress + outputEnd), output + outputBegin);
+      state.set(
+        bytes.subarray(shard.outputAddress + outputBegin, shard.outputAddress + outputEnd),
+        output + outputBegin,
+      );
     },
     stage_done(stage) {
       const now = performance.now();

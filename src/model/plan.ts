@@ -2,6 +2,7 @@
  * Placement: which rows of which tensor each rank holds, in which shard and at what address. Every matrix is split by output
  * rows (attention by heads), so a rank reads only its own bytes and results do not depend on the number of ranks.
  */
+import { perigeeError } from '../errors.ts';
 import { rowBytes } from '../gguf/sizes.ts';
 import type { GgmlTypeName, GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from './config.ts';
@@ -94,7 +95,7 @@ export function planRank(
   planner.rows('token_embd', 0, tensors.token_embd);
   if (tensors.output) planner.rows('output', 0, tensors.output);
   else planner.share('output', 'token_embd');
-  tensors.layers.forEach((layer, index) => planner.layer(index, layer));
+  for (const [index, layer] of tensors.layers.entries()) planner.layer(index, layer);
   return planner.finish();
 }
 
@@ -244,9 +245,7 @@ class RankPlanner {
     const address = Math.ceil((this.#shardEnds[last] as number) / matrixAlignment) * matrixAlignment;
     if (address + bytes > this.#space.end) {
       if (this.#space.begin + bytes > this.#space.end) {
-        throw new RangeError(
-          `a matrix of ${bytes} bytes is larger than a shard; use more threads, so that each holds less of it`,
-        );
+        throw perigeeError('MATRIX_TOO_LARGE', { bytes, most: this.#space.end - this.#space.begin });
       }
       this.#shardEnds.push(this.#space.begin);
       return this.#allocate(bytes);

@@ -2,7 +2,8 @@
 import { fileURLToPath } from 'node:url';
 
 const bundled = !import.meta.url.endsWith('.ts');
-const at = (source: string, dist: string): string => fileURLToPath(new URL(bundled ? dist : `../../${source}`, import.meta.url));
+const at = (source: string, dist: string): string =>
+  fileURLToPath(new URL(bundled ? dist : `../../${source}`, import.meta.url));
 
 /** A worker or process entry: 'wasm/rank' is wasm/rank.ts here and rank.js in dist/. */
 export function entryFile(path: string): string {

@@ -9,14 +9,30 @@ import { locationBytes, vectorSlots } from './layout.ts';
 import type { PlacedRank, Recipes } from './place.ts';
 
 /** Binds every matrix of every rank. */
-export function bindRanks(core: CoreExports, memory: WebAssembly.Memory, engine: number, ranks: readonly PlacedRank[]): void {
+export function bindRanks(
+  core: CoreExports,
+  memory: WebAssembly.Memory,
+  engine: number,
+  ranks: readonly PlacedRank[],
+): void {
   const view = new DataView(memory.buffer);
   ranks.forEach(({ bindings }, rank) => {
     for (const { slot, layer, type, rowBegin, rows, columns, matrices } of bindings) {
       const at = core.engine_bind(
-        engine, rank, matrixSlots.indexOf(slot), layer, GgmlType[type], rowBegin, rows, columns, matrices.length,
+        engine,
+        rank,
+        matrixSlots.indexOf(slot),
+        layer,
+        GgmlType[type],
+        rowBegin,
+        rows,
+        columns,
+        matrices.length,
       );
-      if (at === 0) throw new Error(`engine_bind refused ${slot} of layer ${layer}, rank ${rank}: ${type} ${rows} x ${columns} x ${matrices.length}`);
+      if (at === 0)
+        throw new Error(
+          `engine_bind refused ${slot} of layer ${layer}, rank ${rank}: ${type} ${rows} x ${columns} x ${matrices.length}`,
+        );
       matrices.forEach(({ address, shard }, index) => {
         view.setBigUint64(at + index * locationBytes, BigInt(address), true);
         view.setUint32(at + index * locationBytes + 8, shard, true);
@@ -33,7 +49,11 @@ interface VectorSource {
 
 /** Reads every norm and bias into its place as float32. */
 export async function fillVectors(
-  core: CoreExports, memory: WebAssembly.Memory, engine: number, { tensors, files, recipes }: VectorSource, scratch: number,
+  core: CoreExports,
+  memory: WebAssembly.Memory,
+  engine: number,
+  { tensors, files, recipes }: VectorSource,
+  scratch: number,
 ): Promise<void> {
   const handles = await Promise.all(files.map((path) => open(path, 'r')));
   const bytes = new Uint8Array(memory.buffer);

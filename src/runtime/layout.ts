@@ -15,41 +15,92 @@ export interface EngineLimits {
 }
 
 /** Vector slots, in the order of engine/config.h. */
-export const vectorSlots = ['output_norm', 'attn_norm', 'ffn_norm', 'attn_q_a_norm', 'attn_kv_a_norm', 'exp_probs_b'] as const;
+export const vectorSlots = [
+  'output_norm',
+  'attn_norm',
+  'ffn_norm',
+  'attn_q_a_norm',
+  'attn_kv_a_norm',
+  'exp_probs_b',
+] as const;
 
 /** Stages of engine/door.h, for the profile. */
 export const stages = [
-  'embed', 'qkv', 'query', 'attention', 'attention-out', 'router', 'experts-in', 'experts-out', 'dense', 'head', 'wait',
+  'embed',
+  'qkv',
+  'query',
+  'attention',
+  'attention-out',
+  'router',
+  'experts-in',
+  'experts-out',
+  'dense',
+  'head',
+  'wait',
 ] as const;
 
 /** Status of engine/engine.h. */
-export const statuses = ['ok', 'bad config', 'arena too small', 'unknown instruction set', 'bad slot', 'bad step'] as const;
+export const statuses = [
+  'ok',
+  'bad config',
+  'arena too small',
+  'unknown instruction set',
+  'bad slot',
+  'bad step',
+] as const;
 
 type Field = readonly ['u32' | 'f32', number];
 
 const configFields = (c: ModelConfig): Field[] => [
-  ['u32', c.layers], ['u32', c.denseLayers], ['u32', c.hidden], ['u32', c.vocabulary],
-  ['u32', c.heads], ['u32', c.qRank],
-  ['u32', c.kvRank], ['u32', c.nopeDim], ['u32', c.ropeDim], ['u32', c.valueDim],
-  ['u32', c.denseWidth], ['u32', c.experts], ['u32', c.expertsUsed], ['u32', c.expertWidth], ['u32', c.sharedWidth],
-  ['u32', c.expertGroups], ['u32', c.expertGroupsUsed],
+  ['u32', c.layers],
+  ['u32', c.denseLayers],
+  ['u32', c.hidden],
+  ['u32', c.vocabulary],
+  ['u32', c.heads],
+  ['u32', c.qRank],
+  ['u32', c.kvRank],
+  ['u32', c.nopeDim],
+  ['u32', c.ropeDim],
+  ['u32', c.valueDim],
+  ['u32', c.denseWidth],
+  ['u32', c.experts],
+  ['u32', c.expertsUsed],
+  ['u32', c.expertWidth],
+  ['u32', c.sharedWidth],
+  ['u32', c.expertGroups],
+  ['u32', c.expertGroupsUsed],
   ['u32', c.gating === 'sigmoid' ? 1 : 0],
   ['u32', c.normalizeWeights ? 1 : 0],
-  ['f32', c.weightScale], ['f32', c.rmsEps], ['f32', c.ropeBase],
+  ['f32', c.weightScale],
+  ['f32', c.rmsEps],
+  ['f32', c.ropeBase],
   ['u32', c.yarn ? 1 : 0],
-  ['f32', c.yarn?.factor ?? 1], ['f32', c.yarn?.originalContext ?? 0], ['f32', c.yarn?.betaFast ?? 0], ['f32', c.yarn?.betaSlow ?? 0],
+  ['f32', c.yarn?.factor ?? 1],
+  ['f32', c.yarn?.originalContext ?? 0],
+  ['f32', c.yarn?.betaFast ?? 0],
+  ['f32', c.yarn?.betaSlow ?? 0],
   ['f32', c.yarn?.magnitude ?? 1],
   ['f32', c.yarn?.attentionFactor ?? 1],
 ];
 
 const limitFields = (l: EngineLimits): Field[] => [
-  ['u32', l.ranks], ['u32', l.batchTokens], ['u32', l.batchOutputs], ['u32', l.batchSequences],
-  ['u32', l.pages], ['u32', l.pageTokens], ['u32', l.context], ['u32', l.exact ? 1 : 0], ['u32', l.spins],
+  ['u32', l.ranks],
+  ['u32', l.batchTokens],
+  ['u32', l.batchOutputs],
+  ['u32', l.batchSequences],
+  ['u32', l.pages],
+  ['u32', l.pageTokens],
+  ['u32', l.context],
+  ['u32', l.exact ? 1 : 0],
+  ['u32', l.spins],
 ];
 
 /** Writes both structs at `address`; returns where each begins and where they end. */
 export function writeConfig(
-  memory: ArrayBufferLike, address: number, config: ModelConfig, limits: EngineLimits,
+  memory: ArrayBufferLike,
+  address: number,
+  config: ModelConfig,
+  limits: EngineLimits,
 ): { config: number; limits: number; end: number } {
   const view = new DataView(memory, address);
   const all = configFields(config);
@@ -64,8 +115,16 @@ export function writeConfig(
 
 /** StepBlock of engine/engine.h: three counts, a stride, then addresses (32-bit under WebAssembly). */
 export const stepFields = {
-  tokensCount: 0, outputsCount: 1, sequencesCount: 2, tableStride: 3,
-  tokens: 4, positions: 5, sequences: 6, pageTables: 7, outputs: 8, logits: 9,
+  tokensCount: 0,
+  outputsCount: 1,
+  sequencesCount: 2,
+  tableStride: 3,
+  tokens: 4,
+  positions: 5,
+  sequences: 6,
+  pageTables: 7,
+  outputs: 8,
+  logits: 9,
 } as const;
 export const stepWords = 10;
 

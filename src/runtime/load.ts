@@ -2,7 +2,7 @@
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { modelTensors } from '../model/tensors.ts';
-import type { Recipes } from './place.ts';
+import { memoryLimit, type Recipes } from './place.ts';
 import { type LoadProgress, pageTokens, type Runtime } from './runtime.ts';
 import { startWasm } from './wasm-runtime.ts';
 
@@ -23,6 +23,8 @@ export interface LoadOptions {
   readonly sequences?: number;
   /** Most tokens of one step; default `defaultBatchTokens`. */
   readonly batchTokens?: number;
+  /** Most bytes of one weight memory; default, and at most, what WebAssembly allows. */
+  readonly shardBytes?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
 }
 
@@ -48,7 +50,14 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     isa: options.isa ?? null,
     threads: options.threads,
     exact: options.exact ?? false,
-    limits: { batchTokens, batchOutputs, batchSequences: sequences, pages: sequences * Math.ceil(context / pageTokens), context },
+    limits: {
+      batchTokens,
+      batchOutputs,
+      batchSequences: sequences,
+      pages: sequences * Math.ceil(context / pageTokens),
+      context,
+    },
+    shardBytes: options.shardBytes ?? memoryLimit,
     onProgress: options.onProgress ?? (() => {}),
   });
 }

@@ -1,11 +1,12 @@
 /** From a placement to what the ranks load: shards with their pieces, and the addresses of every matrix. */
+
+import { align } from '../../wasm/core.ts';
 import type { Piece, Shard } from '../../wasm/rank-task.ts';
 import type { GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { type Binding, type Placed, planRank } from '../model/plan.ts';
 import type { SyntheticRecipe } from '../model/synthetic-blocks.ts';
 import type { ModelTensors } from '../model/tensors.ts';
-import { align } from '../../wasm/core.ts';
 
 /** How to make each tensor of a synthetic model; null: the bytes are in files. */
 export type Recipes = ReadonlyMap<string, SyntheticRecipe> | null;
@@ -16,21 +17,33 @@ export interface PlacedRank {
 }
 
 /** One WebAssembly memory's most bytes. */
-const memoryLimit = 2 ** 32;
+export const memoryLimit = 2 ** 32;
 const jobBytes = 48;
 
-/**
- * Places every rank. Each shard begins with the module's data and stack (up to `begin`), then a region for calls, then
- * weights.
- */
+/** What a shard holds beside weights, and how large it may be. */
+export interface ShardRoom {
+  /** Where the module's own data and stack end. */
+  readonly begin: number;
+  /** Bytes of the input and output regions of a call. */
+  readonly call: { readonly input: number; readonly output: number };
+  readonly batchTokens: number;
+  /** Most bytes of one weight memory. */
+  readonly most: number;
+}
+
+/** Places every rank. Each shard begins with the module's data and stack, then a region for calls, then weights. */
 export function placeShards(
-  config: ModelConfig, tensors: ModelTensors, recipes: Recipes, ranks: number, begin: number, call: { input: number; output: number },
+  config: ModelConfig,
+  tensors: ModelTensors,
+  recipes: Recipes,
+  ranks: number,
+  room: ShardRoom,
 ): PlacedRank[] {
-  const jobsAddress = align(begin, 64);
-  const mostJobs = Math.max(2 * config.experts, config.heads, config.hidden) + 1024;
+  const jobsAddress = align(room.begin, 64);
+  const mostJobs = Math.max(room.batchTokens, 2 * config.experts, config.heads) + 4; // job_capacity of engine/sizes.cc
   const inputAddress = align(jobsAddress + mostJobs * jobBytes, 64);
-  const outputAddress = align(inputAddress + call.input, 64);
-  const space = { begin: align(outputAddress + call.output, 64), end: memoryLimit };
+  const outputAddress = align(inputAddress + room.call.input, 64);
+  const space = { begin: align(outputAddress + room.call.output, 64), end: room.most };
   return Array.from({ length: ranks }, (_, rank) => {
     const plan = planRank(config, tensors, rank, ranks, space);
     const pieces: Piece[][] = plan.shardBytes.map(() => []);
@@ -39,7 +52,11 @@ export function placeShards(
       for (const placed of binding.matrices) addPiece(pieces[placed.shard] as Piece[], placed, recipes);
     }
     const shards = plan.shardBytes.map((memoryBytes, index) => ({
-      memoryBytes, pieces: pieces[index] as Piece[], jobsAddress, inputAddress, outputAddress,
+      memoryBytes,
+      pieces: pieces[index] as Piece[],
+      jobsAddress,
+      inputAddress,
+      outputAddress,
     }));
     return { bindings: plan.bindings, shards };
   });
@@ -60,7 +77,12 @@ function addPiece(pieces: Piece[], placed: Placed, recipes: Recipes): void {
     pieces.push({ kind: 'synthetic', recipe, offset: placed.offset, bytes, address });
     return;
   }
-  if (last?.kind === 'file' && last.file === tensor.file && last.offset + last.bytes === offset && last.address + last.bytes === address) {
+  if (
+    last?.kind === 'file' &&
+    last.file === tensor.file &&
+    last.offset + last.bytes === offset &&
+    last.address + last.bytes === address
+  ) {
     pieces[pieces.length - 1] = { ...last, bytes: last.bytes + bytes };
     return;
   }

@@ -12,7 +12,14 @@ import { coreFile, entryFile } from './assets.ts';
 import { bindRanks, fillVectors } from './bind.ts';
 import { type EngineLimits, stages, statuses, stepFields, stepWords, writeConfig } from './layout.ts';
 import { activeBytes, placeShards, type Recipes, weightBytes } from './place.ts';
-import { type LoadProgress, pageTokens, type Runtime, type RuntimeLimits, type StageTime, type StepBatch } from './runtime.ts';
+import {
+  type LoadProgress,
+  pageTokens,
+  type Runtime,
+  type RuntimeLimits,
+  type StageTime,
+  type StepBatch,
+} from './runtime.ts';
 
 export interface WasmOptions {
   readonly config: ModelConfig;
@@ -26,6 +33,8 @@ export interface WasmOptions {
   readonly threads: number;
   readonly exact: boolean;
   readonly limits: RuntimeLimits;
+  /** Most bytes of one weight memory. */
+  readonly shardBytes: number;
   readonly onProgress: (progress: LoadProgress) => void;
 }
 
@@ -75,7 +84,10 @@ class WasmRuntime implements Runtime {
     this.weightBytes = weightBytes(options.tensors);
     this.activeWeightBytes = activeBytes(config, options.tensors);
     const limits: EngineLimits = {
-      ...options.limits, ranks: threads, pageTokens, exact: options.exact,
+      ...options.limits,
+      ranks: threads,
+      pageTokens,
+      exact: options.exact,
       spins: threads <= availableParallelism() ? spins : 0,
     };
     const state = allocateState(module, config, limits);
@@ -89,18 +101,37 @@ class WasmRuntime implements Runtime {
     this.#control = new Int32Array(memory.buffer, state.control, controlWords(threads));
     this.#stageTimes = new Float64Array(memory.buffer, state.stageTimes, threads * stages.length);
     this.#step = stepViews(core, memory, this.#engine, config, options.limits);
-    const callBytes = { input: core.engine_input_bytes(state.config, state.limits), output: core.engine_output_bytes(state.config, state.limits) };
-    const placed = placeShards(config, options.tensors, options.recipes, threads, firstStackTop(core), callBytes);
+    const callBytes = {
+      input: core.engine_input_bytes(state.config, state.limits),
+      output: core.engine_output_bytes(state.config, state.limits),
+    };
+    const placed = placeShards(config, options.tensors, options.recipes, threads, {
+      begin: firstStackTop(core),
+      call: callBytes,
+      batchTokens: options.limits.batchTokens,
+      most: options.shardBytes,
+    });
     bindRanks(core, memory, this.#engine, placed);
     this.#tasks = placed.map(({ shards }, rank) => ({
-      rank, ranks: threads, module, isaIndex, state: memory, stackTop: state.stackTop + (rank + 1) * stackBytes,
-      engine: this.#engine, control: state.control,
+      rank,
+      ranks: threads,
+      module,
+      isaIndex,
+      state: memory,
+      stackTop: state.stackTop + (rank + 1) * stackBytes,
+      engine: this.#engine,
+      control: state.control,
       stageTimes: state.stageTimes + rank * stages.length * Float64Array.BYTES_PER_ELEMENT,
-      files: options.files, shards,
+      files: options.files,
+      shards,
     }));
     this.#pool = new Piscina({
-      filename: entryFile('wasm/rank'), name: 'runRank', minThreads: threads, maxThreads: threads,
-      concurrentTasksPerWorker: 1, atomics: 'disabled',
+      filename: entryFile('wasm/rank'),
+      name: 'runRank',
+      minThreads: threads,
+      maxThreads: threads,
+      concurrentTasksPerWorker: 1,
+      atomics: 'disabled',
     });
   }
 
@@ -109,7 +140,10 @@ class WasmRuntime implements Runtime {
     const bytesTotal = this.weightBytes;
     this.#failure = this.#startRanks();
     await fillVectors(this.#core, this.#memory, this.#engine, options, this.#scratch);
-    const timer = setInterval(() => options.onProgress({ bytesRead: this.#bytesLoaded(), bytesTotal }), progressMilliseconds);
+    const timer = setInterval(
+      () => options.onProgress({ bytesRead: this.#bytesLoaded(), bytesTotal }),
+      progressMilliseconds,
+    );
     try {
       for (let loaded = 0; loaded < this.threads; loaded = Atomics.load(this.#control, Control.Loaded)) {
         await this.#wordChange(Control.Loaded, loaded);
@@ -149,7 +183,9 @@ class WasmRuntime implements Runtime {
   #startRanks(): Promise<never> {
     const run = async (task: RankTask): Promise<never> => {
       const failure: RankFailure | null = await this.#pool.run(task);
-      throw failure ? new PerigeeError(failure.code, failure.message) : perigeeError('ENGINE_FAILED', { what: 'it was closed' });
+      throw failure
+        ? new PerigeeError(failure.code, failure.message)
+        : perigeeError('ENGINE_FAILED', { what: 'it was closed' });
     };
     const failure = Promise.all(this.#tasks.map(run)).then(
       ([ended]) => ended as never,
@@ -217,7 +253,12 @@ function allocateState(module: WebAssembly.Module, config: ModelConfig, limits: 
 
 function createEngine(core: CoreExports, memory: WebAssembly.Memory, state: State, isaIndex: number): number {
   const status = core.engine_create(
-    state.arena, state.arenaBytes, state.config, state.limits, core.isa_name(isaIndex), state.scratch,
+    state.arena,
+    state.arenaBytes,
+    state.config,
+    state.limits,
+    core.isa_name(isaIndex),
+    state.scratch,
   );
   if (status !== 0) throw new Error(`engine_create: ${statuses[status]}`);
   return new DataView(memory.buffer).getUint32(state.scratch, true);
@@ -247,7 +288,11 @@ interface StepViews {
 }
 
 function stepViews(
-  core: CoreExports, memory: WebAssembly.Memory, engine: number, config: ModelConfig, limits: RuntimeLimits,
+  core: CoreExports,
+  memory: WebAssembly.Memory,
+  engine: number,
+  config: ModelConfig,
+  limits: RuntimeLimits,
 ): StepViews {
   const block = new Uint32Array(memory.buffer, core.engine_step_block(engine), stepWords);
   const at = (field: number) => block[field] as number;
@@ -264,7 +309,7 @@ function stepViews(
       tokens.set(batch.tokens);
       positions.set(batch.positions);
       sequences.set(batch.sequences);
-      batch.pageTables.forEach((table, index) => tables.set(table, index * stride));
+      for (const [index, table] of batch.pageTables.entries()) tables.set(table, index * stride);
       outputs.set(batch.outputs);
       block[stepFields.tokensCount] = batch.tokens.length;
       block[stepFields.outputsCount] = batch.outputs.length;

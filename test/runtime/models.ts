@@ -49,11 +49,18 @@ const pagesFrom = (first: number, tokens: number): Int32Array =>
  * `firstPage` on are used.
  */
 export async function promptLogits(
-  runtime: Runtime, tokens: readonly number[], cuts: readonly number[] = [tokens.length], firstPage = 0,
+  runtime: Runtime,
+  tokens: readonly number[],
+  cuts: readonly number[] = [tokens.length],
+  firstPage = 0,
 ): Promise<Float32Array[]> {
   const rows: Float32Array[] = [];
   for (let done = 0, step = 0; done < tokens.length; step++) {
-    const length = Math.min(cuts[Math.min(step, cuts.length - 1)] as number, tokens.length - done, runtime.limits.batchOutputs);
+    const length = Math.min(
+      cuts[Math.min(step, cuts.length - 1)] as number,
+      tokens.length - done,
+      runtime.limits.batchOutputs,
+    );
     const logits = await runtime.step({
       tokens: Int32Array.from(tokens.slice(done, done + length)),
       positions: Int32Array.from({ length }, (_, i) => done + i),
@@ -61,14 +68,18 @@ export async function promptLogits(
       pageTables: [pagesFrom(firstPage, tokens.length)],
       outputs: Int32Array.from({ length }, (_, i) => i),
     });
-    for (let i = 0; i < length; i++) rows.push(logits.slice(i * runtime.config.vocabulary, (i + 1) * runtime.config.vocabulary));
+    for (let i = 0; i < length; i++)
+      rows.push(logits.slice(i * runtime.config.vocabulary, (i + 1) * runtime.config.vocabulary));
     done += length;
   }
   return rows;
 }
 
 /** Two prompts in one step, logits of both. */
-export async function batchLogits(runtime: Runtime, prompts: readonly (readonly number[])[]): Promise<Float32Array[][]> {
+export async function batchLogits(
+  runtime: Runtime,
+  prompts: readonly (readonly number[])[],
+): Promise<Float32Array[][]> {
   const tokens = prompts.flat();
   const vocabulary = runtime.config.vocabulary;
   let firstPage = 0;

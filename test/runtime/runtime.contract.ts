@@ -3,7 +3,15 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { SyntheticOptions } from '../../src/model/synthetic.ts';
 import type { Runtime } from '../../src/runtime/runtime.ts';
 import { Oracle } from '../oracle/oracle.ts';
-import { batchLogits, bitsOf, promptLogits, relativeError, someTokens, syntheticTestModel, type TestModel } from './models.ts';
+import {
+  batchLogits,
+  bitsOf,
+  promptLogits,
+  relativeError,
+  someTokens,
+  syntheticTestModel,
+  type TestModel,
+} from './models.ts';
 
 export interface LoadWishes {
   readonly threads: number;
@@ -31,7 +39,21 @@ const relatives: Record<string, SyntheticOptions> = {
 };
 
 const mixes = [
-  'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'q5_0', 'q5_1', 'q2_k', 'q3_k', 'q4_k_m', 'q5_k', 'q6_k', 'iq4_nl', 'iq4_xs',
+  'f32',
+  'f16',
+  'bf16',
+  'q8_0',
+  'q4_0',
+  'q4_1',
+  'q5_0',
+  'q5_1',
+  'q2_k',
+  'q3_k',
+  'q4_k_m',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
 ] as const;
 
 export function describeRuntime({ name, isas, load }: Backend): void {
@@ -62,7 +84,8 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       const model = await syntheticTestModel(options);
       const tokens = someTokens(90, model.config.vocabulary);
       const bits = [];
-      for (const threads of [1, 2, 3, 4, 5]) bits.push(bitsOf(await promptLogits(await loaded(model, { threads }), tokens)));
+      for (const threads of [1, 2, 3, 4, 5])
+        bits.push(bitsOf(await promptLogits(await loaded(model, { threads }), tokens)));
       expect(new Set(bits).size).toBe(1);
     });
 
@@ -71,7 +94,8 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       const tokens = someTokens(150, model.config.vocabulary);
       const runtime = await loaded(model);
       const bits = [];
-      for (const cuts of [[150], [1], [64], [7, 1, 33], [149, 1]]) bits.push(bitsOf(await promptLogits(runtime, tokens, cuts)));
+      for (const cuts of [[150], [1], [64], [7, 1, 33], [149, 1]])
+        bits.push(bitsOf(await promptLogits(runtime, tokens, cuts)));
       expect(new Set(bits).size).toBe(1);
     });
 
@@ -94,33 +118,43 @@ export function describeRuntime({ name, isas, load }: Backend): void {
         const bits = [];
         for (const table of isas) {
           const runtime = await loaded(model, { isa: table, exact });
-          bits.push(bitsOf([...(await promptLogits(runtime, tokens)), ...(await promptLogits(runtime, tokens.slice(0, 6), [1]))]));
+          bits.push(
+            bitsOf([
+              ...(await promptLogits(runtime, tokens)),
+              ...(await promptLogits(runtime, tokens.slice(0, 6), [1])),
+            ]),
+          );
         }
         expect(new Set(bits).size).toBe(1);
       }
     });
 
-    it.each([['Kimi head dimensions', { shape: 'tiny-kimi', mix: 'q4_k_m' }], ['joined kv_b', { shape: 'tiny', mix: 'q4_k_m', joinedKvB: true }]] as const)(
-      'in every kernel table for %s', async (_, other) => {
-        const model = await syntheticTestModel(other);
-        const tokens = someTokens(80, model.config.vocabulary);
-        const bits = [];
-        for (const table of isas) bits.push(bitsOf(await promptLogits(await loaded(model, { isa: table, threads: 3 }), tokens)));
-        expect(new Set(bits).size).toBe(1);
-      },
-    );
+    it.each([
+      ['Kimi head dimensions', { shape: 'tiny-kimi', mix: 'q4_k_m' }],
+      ['joined kv_b', { shape: 'tiny', mix: 'q4_k_m', joinedKvB: true }],
+    ] as const)('in every kernel table for %s', async (_, other) => {
+      const model = await syntheticTestModel(other);
+      const tokens = someTokens(80, model.config.vocabulary);
+      const bits = [];
+      for (const table of isas)
+        bits.push(bitsOf(await promptLogits(await loaded(model, { isa: table, threads: 3 }), tokens)));
+      expect(new Set(bits).size).toBe(1);
+    });
   });
 
   describe(`${name}: quantized weights`, () => {
     // Dense layers only: a random router has so many near-ties that rounding turns choices over.
-    it.each(['q8_0', 'q4_0', 'q5_k', 'q4_k_m', 'q6_k'] as const)('give nearly the logits of float activations (%s)', async (mix) => {
-      const model = await syntheticTestModel({ shape: 'tiny', mix, moeLayers: 0 });
-      const tokens = someTokens(48, model.config.vocabulary);
-      const rows = await promptLogits(await loaded(model), tokens);
-      const exact = await promptLogits(await loaded(model, { exact: true }), tokens);
-      expect(relativeError(rows, exact)).toBeLessThan(0.04);
-      expect(relativeError(rows, exact)).toBeGreaterThan(0);
-    });
+    it.each(['q8_0', 'q4_0', 'q5_k', 'q4_k_m', 'q6_k'] as const)(
+      'give nearly the logits of float activations (%s)',
+      async (mix) => {
+        const model = await syntheticTestModel({ shape: 'tiny', mix, moeLayers: 0 });
+        const tokens = someTokens(48, model.config.vocabulary);
+        const rows = await promptLogits(await loaded(model), tokens);
+        const exact = await promptLogits(await loaded(model, { exact: true }), tokens);
+        expect(relativeError(rows, exact)).toBeLessThan(0.04);
+        expect(relativeError(rows, exact)).toBeGreaterThan(0);
+      },
+    );
   });
 
   describe(`${name}: bad steps`, () => {
@@ -136,8 +170,10 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       const runtime = await loaded(model);
       const bad = { tokens: [1], positions: [0], outputs: [0], pageTables: [[0]], ...change };
       const step = runtime.step({
-        tokens: Int32Array.from(bad.tokens), positions: Int32Array.from(bad.positions),
-        sequences: new Int32Array(bad.tokens.length), pageTables: bad.pageTables.map((table) => Int32Array.from(table)),
+        tokens: Int32Array.from(bad.tokens),
+        positions: Int32Array.from(bad.positions),
+        sequences: new Int32Array(bad.tokens.length),
+        pageTables: bad.pageTables.map((table) => Int32Array.from(table)),
         outputs: Int32Array.from(bad.outputs),
       });
       await expect(step).rejects.toThrow('refused');

@@ -1,8 +1,22 @@
 import { availableParallelism } from 'node:os';
-import { describe, expect, it } from 'vitest';
+import type { Piscina } from 'piscina';
+import { describe, expect, it, vi } from 'vitest';
 import { loadRuntime } from '../../src/runtime/load.ts';
-import { promptLogits, someTokens, syntheticTestModel } from './models.ts';
+import { bitsOf, promptLogits, someTokens, syntheticTestModel } from './models.ts';
 import { describeRuntime } from './runtime.contract.ts';
+
+/** Every pool the runtimes below start, so that a test can kill a worker. */
+const pools: Piscina[] = vi.hoisted(() => []);
+vi.mock('piscina', async (original) => {
+  const actual = await original<typeof import('piscina')>();
+  class Recorded extends actual.Piscina {
+    constructor(...options: ConstructorParameters<typeof actual.Piscina>) {
+      super(...options);
+      pools.push(this);
+    }
+  }
+  return { ...actual, Piscina: Recorded };
+});
 
 describeRuntime({
   name: 'wasm',
@@ -17,10 +31,41 @@ describe('wasm: ranks', () => {
     return loadRuntime({ ...model, build: 'simd128', threads });
   };
 
+  it('give the same bits whether weights lie in one memory each or in many', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const tokens = someTokens(40, model.config.vocabulary);
+    const bits = [];
+    const options = { ...model, build: 'simd128', threads: 2, batchTokens: 64 } as const;
+    for (const shardBytes of [2 ** 32, 5 << 20, 4 << 20]) {
+      const runtime = await loadRuntime({ ...options, shardBytes });
+      bits.push(bitsOf(await promptLogits(runtime, tokens)));
+      await runtime.close();
+    }
+    expect(new Set(bits).size).toBe(1);
+    await expect(loadRuntime({ ...options, shardBytes: 1 << 20 })).rejects.toMatchObject({ code: 'MATRIX_TOO_LARGE' });
+  });
+
+  it('fail the step in flight with ENGINE_FAILED when a worker is killed', async () => {
+    const runtime = await load(2);
+    const long = promptLogits(runtime, someTokens(400, runtime.config.vocabulary));
+    await pools.at(-1)?.threads[1]?.terminate();
+    await expect(long).rejects.toMatchObject({
+      code: 'ENGINE_FAILED',
+      message: expect.stringContaining('rank stopped'),
+    });
+    await expect(promptLogits(runtime, [1, 2])).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+    await runtime.close();
+  });
+
   it('report progress up to all weights', async () => {
     const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
     const seen: number[] = [];
-    const runtime = await loadRuntime({ ...model, build: 'simd128', threads: 2, onProgress: ({ bytesRead }) => seen.push(bytesRead) });
+    const runtime = await loadRuntime({
+      ...model,
+      build: 'simd128',
+      threads: 2,
+      onProgress: ({ bytesRead }) => seen.push(bytesRead),
+    });
     await runtime.close();
     expect(seen.at(-1)).toBe(runtime.weightBytes);
     expect(seen).toEqual(seen.toSorted((a, b) => a - b));
@@ -39,8 +84,15 @@ describe('wasm: ranks', () => {
 
   it('say which file shrank while it was read', async () => {
     const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
-    const gguf = { ...model.gguf, tensors: new Map([...model.gguf.tensors].map(([name, tensor]) => [name, { ...tensor, offset: tensor.offset + 1e9 }])) };
-    await expect(loadRuntime({ ...model, gguf, build: 'simd128', threads: 2 })).rejects.toMatchObject({ code: 'MODEL_FILE_SHRANK' });
+    const gguf = {
+      ...model.gguf,
+      tensors: new Map(
+        [...model.gguf.tensors].map(([name, tensor]) => [name, { ...tensor, offset: tensor.offset + 1e9 }]),
+      ),
+    };
+    await expect(loadRuntime({ ...model, gguf, build: 'simd128', threads: 2 })).rejects.toMatchObject({
+      code: 'MODEL_FILE_SHRANK',
+    });
   });
 
   it('fail the step and later ones with ENGINE_FAILED once the engine was closed', async () => {
