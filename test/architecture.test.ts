@@ -7,7 +7,10 @@ import { describe, expect, it } from 'vitest';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 /** Tracked files and those about to be. */
-const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
+  cwd: root,
+  encoding: 'utf8',
+})
   .split('\n')
   .filter((file) => file !== '' && existsSync(join(root, file)));
 const read = (file: string) => readFileSync(join(root, file), 'utf8');
@@ -82,7 +85,9 @@ describe('imports', () => {
       .filter((file) => /^engine\/.*\.(cc|h|inl)$/.test(file))
       .flatMap((file) =>
         [...read(file).matchAll(/#include "([^"]+)"/g)]
-          .filter(([, path]) => relative(join(root, 'engine'), resolve(root, dirname(file), path ?? '')).startsWith('..'))
+          .filter(([, path]) =>
+            relative(join(root, 'engine'), resolve(root, dirname(file), path ?? '')).startsWith('..'),
+          )
           .map(([, path]) => `${file} -> ${path}`),
       );
     expect(outside).toEqual([]);
@@ -99,10 +104,13 @@ describe('size and documentation', () => {
   });
 
   it('has a README in every folder of code', () => {
-    const folders = new Set(files.filter((file) => /^(engine|wasm|native|src|models|scripts)\//.test(file)).map(dirname));
+    const folders = new Set(
+      files.filter((file) => /^(engine|wasm|native|src|models|scripts)\//.test(file)).map(dirname),
+    );
     folders.delete('src');
     // A folder of a folder may be described by its parent's README.
-    const described = (folder: string) => existsSync(join(root, folder, 'README.md')) || existsSync(join(root, dirname(folder), 'README.md'));
+    const described = (folder: string) =>
+      existsSync(join(root, folder, 'README.md')) || existsSync(join(root, dirname(folder), 'README.md'));
     expect([...folders].filter((folder) => !described(folder))).toEqual([]);
   });
 });
@@ -110,19 +118,27 @@ describe('size and documentation', () => {
 describe('tracked files', () => {
   it('name no path of one machine and no registry host', () => {
     const private_ = /\/(work|home|root|Users)\/[a-z]|"resolved":/;
-    const texts = files.filter((file) => /\.(ts|cc|h|json|md|sh|py|yaml|yml)$|Makefile$|\.ci\/run$/.test(file) && file !== 'test/architecture.test.ts');
+    const texts = files.filter(
+      (file) =>
+        /\.(ts|cc|h|json|md|sh|py|yaml|yml)$|Makefile$|\.ci\/run$/.test(file) && file !== 'test/architecture.test.ts',
+    );
     expect(texts.filter((file) => private_.test(read(file)))).toEqual([]);
   });
 });
 
 describe('the door between TypeScript and the engine', () => {
   it('has in wasm/*.cc every name that wasm/*.ts calls', () => {
-    const bindings = files.filter((file) => /^wasm\/.*\.cc$/.test(file)).map(read).join('\n');
+    const bindings = files
+      .filter((file) => /^wasm\/.*\.cc$/.test(file))
+      .map(read)
+      .join('\n');
     const exported = new Set([...bindings.matchAll(/(?:export_name\("|EXPORT\()(\w+)/g)].map(([, name]) => name));
     expect(exported.size).toBeGreaterThan(0);
     const called = files
       .filter((file) => /^wasm\/.*\.ts$/.test(file))
       .flatMap((file) => [...read(file).matchAll(/\bexports\.(?!__)(\w+)\s*\(/g)].map(([, name]) => ({ file, name })));
-    expect(called.filter(({ name }) => name !== undefined && !exported.has(name) && name !== '_initialize')).toEqual([]);
+    expect(called.filter(({ name }) => name !== undefined && !exported.has(name) && name !== '_initialize')).toEqual(
+      [],
+    );
   });
 });

@@ -16,6 +16,8 @@ export class CountReporter implements Reporter {
     }
     const skipped = count.skipped > 0 ? `, ${count.skipped} skipped` : '';
     // After the default reporter's summary, which is written in the same turn.
-    setImmediate(() => process.stdout.write(`\n${count.passed} passed, ${count.failed + count.pending} failed${skipped}\n`));
+    setImmediate(() =>
+      process.stdout.write(`\n${count.passed} passed, ${count.failed + count.pending} failed${skipped}\n`),
+    );
   }
 }

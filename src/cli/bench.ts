@@ -24,11 +24,21 @@ export function benchCommand(): Command {
   const command = new Command('bench')
     .description("measure prefill and decode beside the machine's own limits")
     .argument('[model]', modelHelp)
-    .addOption(new Option('--shape <name>', 'a random model of this shape, made in memory, instead of a file').choices(syntheticShapes))
-    .addOption(new Option('--layers <n>', 'MoE layers of the random model, after its dense one').argParser(integer('--layers', 0)))
+    .addOption(
+      new Option('--shape <name>', 'a random model of this shape, made in memory, instead of a file').choices(
+        syntheticShapes,
+      ),
+    )
+    .addOption(
+      new Option('--layers <n>', 'MoE layers of the random model, after its dense one').argParser(
+        integer('--layers', 0),
+      ),
+    )
     .addOption(new Option('--mix <type>', 'weight types of the random model').choices(weightMixes).default('q4_k_m'))
     .addOption(option('--prefill <n>', 'tokens of the prompt', (flag) => integer(flag, 1)).default(512))
-    .addOption(option('--decode <n>', 'tokens of the answer, from an empty context', (flag) => integer(flag, 1)).default(64))
+    .addOption(
+      option('--decode <n>', 'tokens of the answer, from an empty context', (flag) => integer(flag, 1)).default(64),
+    )
     .addOption(option('--chunk-size <tokens>', 'most tokens of one engine step', (flag) => integer(flag, 1)))
     .action(bench);
   return withConfigFile(withJsonOption(withEngineOptions(command)));
@@ -55,7 +65,11 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
 async function benchModel(argument: string | undefined, options: BenchOptions): Promise<OpenedModel> {
   if (options.shape === undefined) return openModel(modelPath(argument), options);
   if (argument !== undefined) {
-    throw perigeeError('OPTION_INVALID', { option: '--shape', value: options.shape, expected: 'left out when a model is named' });
+    throw perigeeError('OPTION_INVALID', {
+      option: '--shape',
+      value: options.shape,
+      expected: 'left out when a model is named',
+    });
   }
   const gguf = syntheticModel({ shape: options.shape, mix: options.mix, moeLayers: options.layers });
   return { gguf, config: modelConfig(gguf, { yarnBetaFast: options.yarnBetaFast }) };
@@ -78,7 +92,10 @@ const warmUpTokens = 64;
 
 async function measure(runtime: Runtime, { prefill, decode }: BenchOptions): Promise<Speeds> {
   const { vocabulary, context } = runtime.config;
-  const tokens = Int32Array.from({ length: Math.min(Math.max(prefill, decode), context) }, (_, index) => (index * 7919 + 13) % vocabulary);
+  const tokens = Int32Array.from(
+    { length: Math.min(Math.max(prefill, decode), context) },
+    (_, index) => (index * 7919 + 13) % vocabulary,
+  );
   const { batchTokens } = runtime.limits;
   await runTokens(runtime, tokens.subarray(0, warmUpTokens), batchTokens);
   await runTokens(runtime, tokens.subarray(0, warmUpTokens / 4), 1);
@@ -115,19 +132,28 @@ function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineL
   const round = (value: number) => Number(value.toPrecision(4));
   const { backend, isa, threads, config } = runtime;
   if (options.json) {
-    return printJson({
+    printJson({
       model: config.name,
       backend,
       isa,
       threads,
       prefill: { tokens: prefill.tokens, tokens_per_second: round(rate(prefill)) },
-      decode: { tokens: decode.tokens, tokens_per_second: round(rate(decode)), weight_gb_per_second: round(weightRate) },
+      decode: {
+        tokens: decode.tokens,
+        tokens_per_second: round(rate(decode)),
+        weight_gb_per_second: round(weightRate),
+      },
       machine: { read_gb_per_second: round(machine.readGbPerSecond), int8_gops: round(machine.int8Gops) },
     });
+    return;
   }
   const share = ((100 * weightRate) / machine.readGbPerSecond).toFixed(0);
   note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
   print(`prefill  ${prefill.tokens} tokens  ${rate(prefill).toFixed(1)} tokens/s`);
-  print(`decode   ${decode.tokens} tokens  ${rate(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`);
-  print(`machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`);
+  print(
+    `decode   ${decode.tokens} tokens  ${rate(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`,
+  );
+  print(
+    `machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`,
+  );
 }

@@ -4,7 +4,14 @@ import type { Message } from '../chat/types.ts';
 import { PerigeeError } from '../errors.ts';
 import { answer, noteRates, type Partner, samplingFrom, showEvent, startPartner } from './converse.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
-import { type EngineOptions, type SamplingFlags, withConfigFile, withContextOption, withEngineOptions, withSamplingOptions } from './options.ts';
+import {
+  type EngineOptions,
+  type SamplingFlags,
+  withConfigFile,
+  withContextOption,
+  withEngineOptions,
+  withSamplingOptions,
+} from './options.ts';
 import { note, print } from './output.ts';
 
 interface ChatOptions extends EngineOptions, SamplingFlags {
@@ -50,7 +57,12 @@ async function converse(partner: Partner, options: ChatOptions): Promise<void> {
 }
 
 /** The conversation with the model's answer, or as far as it came before it was stopped or refused. */
-async function reply(partner: Partner, messages: Message[], options: ChatOptions, signal: AbortSignal): Promise<Message[]> {
+async function reply(
+  partner: Partner,
+  messages: Message[],
+  options: ChatOptions,
+  signal: AbortSignal,
+): Promise<Message[]> {
   let heard = '';
   try {
     const turn = { messages, sampling: samplingFrom(partner.sampling, options), maxTokens: options.maxTokens, signal };

@@ -71,7 +71,10 @@ export async function answer(
 }
 
 /** The sampling that the flags ask for, over the model's own recommendation; without a seed, a fresh one. */
-export function samplingFrom(defaults: SamplingOptions, flags: Pick<SamplingFlags, 'temperature' | 'topP' | 'seed'>): SamplingOptions {
+export function samplingFrom(
+  defaults: SamplingOptions,
+  flags: Pick<SamplingFlags, 'temperature' | 'topP' | 'seed'>,
+): SamplingOptions {
   const { temperature, topP, seed } = flags;
   return {
     ...defaults,
@@ -84,7 +87,8 @@ export function samplingFrom(defaults: SamplingOptions, flags: Pick<SamplingFlag
 /** Shows text on stdout as it comes, and reasoning dimmed on stderr. */
 export function showEvent(event: ChatStreamEvent): void {
   if (event.type === 'text') process.stdout.write(event.text);
-  else if (event.type === 'reasoning') process.stderr.write(process.stderr.isTTY ? `\u001b[2m${event.text}\u001b[0m` : event.text);
+  else if (event.type === 'reasoning')
+    process.stderr.write(process.stderr.isTTY ? `\u001b[2m${event.text}\u001b[0m` : event.text);
   else if (event.type === 'tool-call') process.stdout.write(`${event.index > 0 ? '\n' : ''}→ ${event.name} `);
   else if (event.type === 'tool-arguments') process.stdout.write(event.text);
 }
@@ -98,7 +102,8 @@ export interface Rates {
 
 /** Tokens per second of one answer. The first token comes with the prompt, so decoding begins at the second. */
 export function ratesOf({ timing, cachedTokens }: ChatFinished): Rates {
-  const rate = (tokens: number, milliseconds: number) => (milliseconds > 0 && tokens > 0 ? (1000 * tokens) / milliseconds : 0);
+  const rate = (tokens: number, milliseconds: number) =>
+    milliseconds > 0 && tokens > 0 ? (1000 * tokens) / milliseconds : 0;
   return {
     promptTokens: timing.promptTokens,
     promptPerSecond: rate(timing.promptTokens - cachedTokens, timing.promptMilliseconds),
@@ -109,5 +114,7 @@ export function ratesOf({ timing, cachedTokens }: ChatFinished): Rates {
 
 export function noteRates(finished: ChatFinished): void {
   const { promptTokens, promptPerSecond, decodedTokens, decodedPerSecond } = ratesOf(finished);
-  note(`[prompt ${promptTokens} tokens, ${promptPerSecond.toFixed(0)} tokens/s; answer ${decodedTokens} tokens, ${decodedPerSecond.toFixed(1)} tokens/s]`);
+  note(
+    `[prompt ${promptTokens} tokens, ${promptPerSecond.toFixed(0)} tokens/s; answer ${decodedTokens} tokens, ${decodedPerSecond.toFixed(1)} tokens/s]`,
+  );
 }

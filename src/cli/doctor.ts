@@ -17,7 +17,10 @@ export function doctorCommand(): Command {
 function doctor(options: EngineOptions & { readonly json?: boolean }): void {
   const machine = detectMachine();
   const plan = selectBackend(machine, options);
-  if (options.json) return printJson({ version: packageVersion(), machine, plan });
+  if (options.json) {
+    printJson({ version: packageVersion(), machine, plan });
+    return;
+  }
   print(`Perigee ${packageVersion()} on Node ${machine.node}, ${machine.platform}`);
   print(`CPU     ${machine.cpu}, ${machine.physicalCores} cores; ${machine.cores} threads available`);
   print(`Memory  ${formatBytes(machine.memoryAvailable)} available of ${formatBytes(machine.memoryTotal)}`);

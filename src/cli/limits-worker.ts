@@ -48,10 +48,12 @@ export function measureLimits(task: LimitsTask): LimitsResult {
   const int8: Span[] = [];
   for (let round = 0; round < task.rounds; round++) {
     arrive(arrivals, 2 * round, task.threads);
-    read.push(span(() => {
-      for (let pass = 0; pass < passes; pass++) core.probe_read(begin, areaBytes);
-      return passes * areaBytes;
-    }));
+    read.push(
+      span(() => {
+        for (let pass = 0; pass < passes; pass++) core.probe_read(begin, areaBytes);
+        return passes * areaBytes;
+      }),
+    );
     arrive(arrivals, 2 * round + 1, task.threads);
     // A multiply and an add are two operations.
     int8.push(span(() => 2 * dotVectors * dotTurns * core.probe_dot(begin, dotVectors, dotTurns)));

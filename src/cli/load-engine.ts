@@ -35,7 +35,10 @@ export interface LoadedModel {
 }
 
 /** What the model needs in memory with these options, beside what there is. */
-export function memoryFor({ gguf, config }: OpenedModel, options: Pick<EngineOptions, 'context' | 'chunkSize'>): MemoryTable {
+export function memoryFor(
+  { gguf, config }: OpenedModel,
+  options: Pick<EngineOptions, 'context' | 'chunkSize'>,
+): MemoryTable {
   const contextTokens = Math.min(options.context ?? defaultContext, config.context);
   const batchTokens = Math.min(options.chunkSize ?? defaultBatchTokens, contextTokens);
   return memoryTable(config, modelTensors(gguf, config), { contextTokens, sequences: 1, batchTokens });
@@ -66,7 +69,10 @@ export async function loadModel(
 }
 
 /** The LoadEngine of src/engine-process: for the engine process of `serve`, and for engines in this one. */
-export async function loadEngine(options: LoadOptions, onProgress: (progress: LoadProgress) => void): Promise<LoadedEngine> {
+export async function loadEngine(
+  options: LoadOptions,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<LoadedEngine> {
   const { runtime, plan } = await loadModel(await openModel(options.model, options), options, onProgress);
   const { backend, isa, threads, reasons } = plan;
   return { runtime, selection: { backend, isa, threads, reasons } };

@@ -28,7 +28,11 @@ export async function measureMachine(threads: number, core: 'simd128' | 'relaxed
     const task: LimitsTask = { module, threads, arrivals: new SharedArrayBuffer(8 * rounds), rounds };
     const results: LimitsResult[] = await Promise.all(Array.from({ length: threads }, () => pool.run(task)));
     const best = (kind: keyof LimitsResult) =>
-      Math.max(...Array.from({ length: rounds }, (_, round) => perMillisecond(results.map((each) => each[kind][round] as Span))));
+      Math.max(
+        ...Array.from({ length: rounds }, (_, round) =>
+          perMillisecond(results.map((each) => each[kind][round] as Span)),
+        ),
+      );
     return { readGbPerSecond: best('read') / 1e6, int8Gops: best('int8') / 1e6 };
   } finally {
     await pool.destroy();

@@ -23,8 +23,16 @@ function makeProgram(): Command {
     .showHelpAfterError('(perigee COMMAND --help lists the options)')
     .exitOverride();
   const commands = [
-    serveCommand, runCommand, chatCommand, inspectCommand, fitCommand, doctorCommand,
-    benchCommand, tokenizeCommand, scoreCommand, convertCommand,
+    serveCommand,
+    runCommand,
+    chatCommand,
+    inspectCommand,
+    fitCommand,
+    doctorCommand,
+    benchCommand,
+    tokenizeCommand,
+    scoreCommand,
+    convertCommand,
   ];
   for (const make of commands) program.addCommand(make().copyInheritedSettings(program));
   return program;

@@ -46,14 +46,18 @@ export interface EngineOptions {
 export function withEngineOptions(command: Command): Command {
   return command
     .addOption(option('--backend <name>', `where to run: auto, ${backends.join(', ')}`).default('auto'))
-    .addOption(option('--threads <n>', 'ranks that share the work (default: available cores)', (flag) => integer(flag, 1)))
+    .addOption(
+      option('--threads <n>', 'ranks that share the work (default: available cores)', (flag) => integer(flag, 1)),
+    )
     .addOption(option('--isa <name>', `force a kernel set: ${wasmIsas.join(', ')}`))
     .addOption(option('--exact-activations', 'keep activations as floats: slower, for reference runs'))
     .addOption(option('--yarn-beta-fast <x>', "replaces the model's YaRN beta_fast", (flag) => number(flag, 0, 1e6)));
 }
 
 export function withContextOption(command: Command): Command {
-  return command.addOption(option('--context <tokens>', 'most tokens of prompt and answer together', (flag) => integer(flag, 1)));
+  return command.addOption(
+    option('--context <tokens>', 'most tokens of prompt and answer together', (flag) => integer(flag, 1)),
+  );
 }
 
 export function withJsonOption(command: Command): Command {
@@ -69,8 +73,14 @@ export interface SamplingFlags {
 
 export function withSamplingOptions(command: Command): Command {
   return command
-    .addOption(option('--temperature <x>', 'randomness; 0 always takes the likeliest token', (flag) => number(flag, 0, 2)))
-    .addOption(option('--top-p <x>', 'sample among the likeliest tokens of this total probability', (flag) => number(flag, 0, 1)))
+    .addOption(
+      option('--temperature <x>', 'randomness; 0 always takes the likeliest token', (flag) => number(flag, 0, 2)),
+    )
+    .addOption(
+      option('--top-p <x>', 'sample among the likeliest tokens of this total probability', (flag) =>
+        number(flag, 0, 1),
+      ),
+    )
     .addOption(option('--seed <n>', 'same seed, same answer', (flag) => integer(flag, 0)))
     .addOption(option('--max-tokens <n>', 'most tokens to generate', (flag) => integer(flag, 1)).default(1024));
 }
@@ -116,7 +126,11 @@ function readConfigFile(file: string): Record<string, unknown> {
   try {
     content = parse(readFileSync(file, 'utf8'));
   } catch (cause) {
-    throw perigeeError('CONFIG_UNREADABLE', { file, why: cause instanceof Error ? cause.message : `${cause}` }, { cause });
+    throw perigeeError(
+      'CONFIG_UNREADABLE',
+      { file, why: cause instanceof Error ? cause.message : `${cause}` },
+      { cause },
+    );
   }
   if (content === null) return {};
   if (typeof content !== 'object' || Array.isArray(content)) {
@@ -130,10 +144,14 @@ function printOrigins(command: Command, json: boolean): void {
     .filter((each) => !['config', 'print-config', 'json'].includes(each.name()))
     .map((each) => {
       const attribute = each.attributeName();
-      const value = each.name() === 'api-key' ? hidden(command.getOptionValue(attribute)) : command.getOptionValue(attribute);
+      const value =
+        each.name() === 'api-key' ? hidden(command.getOptionValue(attribute)) : command.getOptionValue(attribute);
       return { name: each.name(), value: value ?? null, origin: originOf(command, each) };
     });
-  if (json) return printJson(Object.fromEntries(rows.map(({ name, value, origin }) => [name, { value, origin }])));
+  if (json) {
+    printJson(Object.fromEntries(rows.map(({ name, value, origin }) => [name, { value, origin }])));
+    return;
+  }
   const width = Math.max(...rows.map(({ name }) => name.length));
   for (const { name, value, origin } of rows) print(`${name.padEnd(width)}  ${value ?? '-'}  (${origin})`);
 }

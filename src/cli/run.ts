@@ -3,7 +3,13 @@ import { perigeeError } from '../errors.ts';
 import { answer, noteRates, ratesOf, samplingFrom, showEvent, startPartner } from './converse.ts';
 import { modelPath, splitModelAndText } from './model-argument.ts';
 import {
-  type EngineOptions, type SamplingFlags, withConfigFile, withContextOption, withEngineOptions, withJsonOption, withSamplingOptions,
+  type EngineOptions,
+  type SamplingFlags,
+  withConfigFile,
+  withContextOption,
+  withEngineOptions,
+  withJsonOption,
+  withSamplingOptions,
 } from './options.ts';
 import { note, print, printJson } from './output.ts';
 import { readText } from './tokenize.ts';
@@ -18,7 +24,10 @@ export function runCommand(): Command {
   const command = new Command('run')
     .description('answer one prompt')
     .usage('[options] [model] <prompt...>')
-    .argument('[words...]', 'the prompt (- reads it from standard input); a first word that is a file or folder, or ends in .gguf, is the model')
+    .argument(
+      '[words...]',
+      'the prompt (- reads it from standard input); a first word that is a file or folder, or ends in .gguf, is the model',
+    )
     .addOption(new Option('--system <text>', 'a system message'))
     .action(run);
   return withConfigFile(withJsonOption(withSamplingOptions(withContextOption(withEngineOptions(command)))));
@@ -27,7 +36,12 @@ export function runCommand(): Command {
 async function run(words: readonly string[], options: RunOptions): Promise<void> {
   const { model, text } = splitModelAndText(words);
   const prompt = text === '-' ? await readText('-') : text;
-  if (prompt.trim() === '') throw perigeeError('OPTION_INVALID', { option: 'The prompt', value: prompt, expected: 'some text, after the options' });
+  if (prompt.trim() === '')
+    throw perigeeError('OPTION_INVALID', {
+      option: 'The prompt',
+      value: prompt,
+      expected: 'some text, after the options',
+    });
   const partner = await startPartner({ ...options, model: modelPath(model) });
   const selection = partner.engine.status().selection;
   note(`${partner.engine.config.name} on ${selection?.backend} ${selection?.isa}, ${selection?.threads} ranks`);

@@ -19,8 +19,15 @@ export function scoreCommand(): Command {
   const command = new Command('score')
     .description('write the logits of every position of given token ids')
     .argument('[model]', modelHelp)
-    .addOption(new Option('--tokens <T.json>', 'a JSON array of token ids, or an array of such arrays (- is standard input)').makeOptionMandatory())
-    .addOption(new Option('--out <L.f32>', 'where to write float32, little endian, [tokens][vocabulary]').makeOptionMandatory())
+    .addOption(
+      new Option(
+        '--tokens <T.json>',
+        'a JSON array of token ids, or an array of such arrays (- is standard input)',
+      ).makeOptionMandatory(),
+    )
+    .addOption(
+      new Option('--out <L.f32>', 'where to write float32, little endian, [tokens][vocabulary]').makeOptionMandatory(),
+    )
     .action(score);
   return withConfigFile(withJsonOption(withEngineOptions(command)));
 }
@@ -46,7 +53,16 @@ async function score(argument: string | undefined, options: ScoreOptions): Promi
   const rate = Number((tokens / seconds).toFixed(1));
   if (options.json) {
     const { out } = options;
-    return printJson({ backend, isa, threads, out, prompts: prompts.length, tokens, vocabulary: config.vocabulary, tokens_per_second: rate });
+    return printJson({
+      backend,
+      isa,
+      threads,
+      out,
+      prompts: prompts.length,
+      tokens,
+      vocabulary: config.vocabulary,
+      tokens_per_second: rate,
+    });
   }
   print(`${options.out}: ${tokens} tokens x ${config.vocabulary} logits, ${rate} tokens/s (${isa}, ${threads} ranks)`);
 }
@@ -59,7 +75,8 @@ function parsePrompts(file: string, text: string): number[][] {
   } catch (cause) {
     throw fail(`it is not JSON (${cause instanceof Error ? cause.message : cause})`);
   }
-  const isPrompt = (each: unknown): each is number[] => Array.isArray(each) && each.length > 0 && each.every((id) => Number.isInteger(id));
+  const isPrompt = (each: unknown): each is number[] =>
+    Array.isArray(each) && each.length > 0 && each.every((id) => Number.isInteger(id));
   if (isPrompt(value)) return [value];
   if (Array.isArray(value) && value.length > 0 && value.every(isPrompt)) return value;
   throw fail('it must hold an array of token ids, or an array of such arrays, none of them empty');
@@ -69,7 +86,8 @@ function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: numbe
   for (const prompt of prompts) {
     const stray = prompt.find((token) => token < 0 || token >= vocabulary);
     if (stray !== undefined) throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary });
-    if (prompt.length > context) throw perigeeError('CONTEXT_LENGTH_EXCEEDED', { promptTokens: prompt.length, contextTokens: context });
+    if (prompt.length > context)
+      throw perigeeError('CONTEXT_LENGTH_EXCEEDED', { promptTokens: prompt.length, contextTokens: context });
   }
 }
 

@@ -15,7 +15,15 @@ import { createServer, type Server } from '../server/server.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
 import { type LoadOptions, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
-import { type EngineOptions, integer, number, option, withConfigFile, withContextOption, withEngineOptions } from './options.ts';
+import {
+  type EngineOptions,
+  integer,
+  number,
+  option,
+  withConfigFile,
+  withContextOption,
+  withEngineOptions,
+} from './options.ts';
 import { note, showProgress } from './output.ts';
 
 interface ServeOptions extends EngineOptions {
@@ -37,7 +45,9 @@ export function serveCommand(): Command {
     .argument('[model]', modelHelp)
     .addOption(option('--model <path>', 'the model, as an option'))
     .addOption(option('--model-name <id>', 'the name clients see (default: from the file name)'))
-    .addOption(option('--host <address>', 'where to listen; others than this machine need --api-key').default('127.0.0.1'))
+    .addOption(
+      option('--host <address>', 'where to listen; others than this machine need --api-key').default('127.0.0.1'),
+    )
     .addOption(option('--port <n>', 'port; 0 takes a free one', (flag) => integer(flag, 0)).default(8000))
     .addOption(option('--api-key <key>', 'clients must send this key'))
     .addOption(new Option('--insecure', 'listen on a network without a key'))
@@ -56,7 +66,14 @@ async function serve(argument: string | undefined, options: ServeOptions): Promi
   const logger = makeLogger();
   const engine = startEngine(path, options, logger);
   const served = servedModel(model.gguf.files[0]?.path ?? path, model.config.name, options.modelName);
-  const server = createServer({ engine, tokenizer, model: served, sampling: samplingFor(model.gguf, options), logger, apiKey: options.apiKey });
+  const server = createServer({
+    engine,
+    tokenizer,
+    model: served,
+    sampling: samplingFor(model.gguf, options),
+    logger,
+    apiKey: options.apiKey,
+  });
   try {
     const address = await openPort(server, options);
     await engine.ready;
@@ -107,7 +124,11 @@ function logChange(logger: Logger, { state, restarts, lastFailure }: EngineStatu
 function servedModel(file: string, name: string, wish: string | undefined): ServedModel {
   const fromFile = basename(file, '.gguf').replace(/-\d{5}-of-\d{5}$/, '');
   const id = wish ?? fromFile;
-  return { id, aliases: [name, fromFile].filter((alias) => alias !== id), created: Math.floor(statSync(file).mtimeMs / 1000) };
+  return {
+    id,
+    aliases: [name, fromFile].filter((alias) => alias !== id),
+    created: Math.floor(statSync(file).mtimeMs / 1000),
+  };
 }
 
 async function openPort(server: Server, options: ServeOptions): Promise<string> {

@@ -39,6 +39,10 @@ export async function readText(file: string): Promise<string> {
   try {
     return file === '-' ? await text(process.stdin) : await readFile(file, 'utf8');
   } catch (cause) {
-    throw perigeeError('INPUT_UNREADABLE', { file, why: cause instanceof Error ? cause.message : `${cause}` }, { cause });
+    throw perigeeError(
+      'INPUT_UNREADABLE',
+      { file, why: cause instanceof Error ? cause.message : `${cause}` },
+      { cause },
+    );
   }
 }

@@ -47,7 +47,10 @@ describe('options', () => {
     await writeFile(config, 'threads: 5\nport: 1\n');
     const env = { PERIGEE_THREADS: '4' };
     expect(await origins(['--threads', '3', '--config', config], env)).toEqual({ value: 3, origin: 'flag' });
-    expect(await origins(['--config', config], env)).toEqual({ value: 4, origin: 'environment variable PERIGEE_THREADS' });
+    expect(await origins(['--config', config], env)).toEqual({
+      value: 4,
+      origin: 'environment variable PERIGEE_THREADS',
+    });
     expect(await origins(['--config', config])).toEqual({ value: 5, origin: 'configuration file' });
     expect(await origins([])).toEqual({ value: null, origin: 'default' });
   });
@@ -101,7 +104,9 @@ describe('run', () => {
   });
 
   it('takes a first word that is a file for the model, and - for standard input', async () => {
-    const { stdout } = await perigee(['run', 'models/nano.gguf', '-', '--temperature', '0'], { input: 'What is 17 + 25?' });
+    const { stdout } = await perigee(['run', 'models/nano.gguf', '-', '--temperature', '0'], {
+      input: 'What is 17 + 25?',
+    });
     expect(stdout).toContain('42');
   });
 });
@@ -123,7 +128,10 @@ describe('score', () => {
   });
 
   it('runs each of several prompts alone', async () => {
-    const together = await score([[7, 8, 9], [10, 11]]);
+    const together = await score([
+      [7, 8, 9],
+      [10, 11],
+    ]);
     const apart = [await score([7, 8, 9]), await score([10, 11])];
     expect(together.logits.equals(Buffer.concat(apart.map(({ logits }) => logits)))).toBe(true);
   });

@@ -20,12 +20,19 @@ describe("KTransformers' flags", () => {
   });
 
   it('read the model from --model_path where no GGUF is named', () => {
-    expect(take('serve --model_path /models/k2.gguf')).toEqual({ kept: ['serve', '--model', '/models/k2.gguf'], notices: [] });
+    expect(take('serve --model_path /models/k2.gguf')).toEqual({
+      kept: ['serve', '--model', '/models/k2.gguf'],
+      notices: [],
+    });
   });
 
   it('drop the values of flags without effect, and no more', () => {
     expect(take('serve --cache_q4 true --web=False --use_cuda_graph model.gguf').kept).toEqual(['serve', 'model.gguf']);
-    expect(take('serve --no-use_cuda_graph --force_think --host 127.0.0.1').kept).toEqual(['serve', '--host', '127.0.0.1']);
+    expect(take('serve --no-use_cuda_graph --force_think --host 127.0.0.1').kept).toEqual([
+      'serve',
+      '--host',
+      '127.0.0.1',
+    ]);
     expect(take('serve --smoothing_factor -1 --port 1').kept).toEqual(['serve', '--port', '1']);
   });
 

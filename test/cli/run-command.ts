@@ -15,7 +15,10 @@ export interface CommandSettings {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-export function perigee(args: readonly string[], { input = '', env = {} }: CommandSettings = {}): Promise<CommandResult> {
+export function perigee(
+  args: readonly string[],
+  { input = '', env = {} }: CommandSettings = {},
+): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [main, ...args], { env: { ...process.env, ...env } });
     let stdout = '';

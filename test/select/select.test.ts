@@ -36,7 +36,11 @@ describe('selectBackend', () => {
   });
 
   it('honours --isa and --threads', () => {
-    expect(selectBackend(zen4, { isa: 'scalar', threads: 3 })).toMatchObject({ isa: 'scalar', core: 'simd128', threads: 3 });
+    expect(selectBackend(zen4, { isa: 'scalar', threads: 3 })).toMatchObject({
+      isa: 'scalar',
+      core: 'simd128',
+      threads: 3,
+    });
   });
 
   it('never makes more ranks than the core can number', () => {
@@ -44,7 +48,13 @@ describe('selectBackend', () => {
   });
 
   it.each(['native', 'hybrid', 'cuda', 'tpu'])('refuses backend %s by name', (backend) => {
-    expect(() => selectBackend(zen4, { backend })).toThrow(expect.objectContaining({ code: 'BACKEND_UNAVAILABLE', exitCode: 2, message: expect.stringContaining(`'${backend}'`) }));
+    expect(() => selectBackend(zen4, { backend })).toThrow(
+      expect.objectContaining({
+        code: 'BACKEND_UNAVAILABLE',
+        exitCode: 2,
+        message: expect.stringContaining(`'${backend}'`),
+      }),
+    );
   });
 
   it.each([
