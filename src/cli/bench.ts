@@ -3,7 +3,7 @@ import { perigeeError } from '../errors.ts';
 import { modelConfig } from '../model/gguf.ts';
 import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
 import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
-import { pageTokens, type Runtime } from '../runtime/runtime.ts';
+import { pageTokens, type Runtime, type StageTime } from '../runtime/runtime.ts';
 import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
 import { type MachineLimits, measureMachine } from './machine-limits.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
@@ -78,6 +78,8 @@ async function benchModel(argument: string | undefined, options: BenchOptions): 
 interface Speed {
   readonly tokens: number;
   readonly milliseconds: number;
+  /** The first rank's time in this round, stage by stage. */
+  readonly stages: readonly StageTime[];
 }
 
 interface Speeds {
@@ -100,13 +102,19 @@ async function measure(runtime: Runtime, { prefill, decode }: BenchOptions): Pro
   await runTokens(runtime, tokens.subarray(0, warmUpTokens), batchTokens);
   await runTokens(runtime, tokens.subarray(0, warmUpTokens / 4), 1);
   const timed = async (count: number, chunk: number): Promise<Speed> => {
-    const times: number[] = [];
+    const speeds: Speed[] = [];
     for (let round = 0; round < rounds; round++) {
+      const before = runtime.stageTimes();
       const started = performance.now();
       await runTokens(runtime, tokens.subarray(0, count), chunk);
-      times.push(performance.now() - started);
+      const milliseconds = performance.now() - started;
+      const stages = runtime.stageTimes().map(({ stage, milliseconds: total }, index) => ({
+        stage,
+        milliseconds: total - (before[index]?.milliseconds ?? 0),
+      }));
+      speeds.push({ tokens: Math.min(count, tokens.length), milliseconds, stages });
     }
-    return { tokens: Math.min(count, tokens.length), milliseconds: times.sort((a, b) => a - b)[rounds >> 1] as number };
+    return speeds.sort((a, b) => a.milliseconds - b.milliseconds)[rounds >> 1] as Speed;
   };
   return { prefill: await timed(prefill, batchTokens), decode: await timed(decode, 1) };
 }
@@ -126,6 +134,18 @@ async function runTokens(runtime: Runtime, tokens: Int32Array, chunk: number): P
   }
 }
 
+/** Milliseconds a token spends in each stage. */
+function shares({ stages, tokens }: Speed): Record<string, number> {
+  return Object.fromEntries(
+    stages.map(({ stage, milliseconds }) => [stage, Number((milliseconds / tokens).toPrecision(3))]),
+  );
+}
+
+function stageLine(name: string, speed: Speed): string {
+  const parts = Object.entries(shares(speed)).map(([stage, milliseconds]) => `${stage} ${milliseconds.toFixed(2)}`);
+  return `${name} ms/token by stage  ${parts.join(', ')}`;
+}
+
 function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineLimits, options: BenchOptions): void {
   const rate = ({ tokens, milliseconds }: Speed) => (1000 * tokens) / milliseconds;
   const weightRate = (rate(decode) * runtime.activeWeightBytes) / 1e9;
@@ -137,11 +157,12 @@ function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineL
       backend,
       isa,
       threads,
-      prefill: { tokens: prefill.tokens, tokens_per_second: round(rate(prefill)) },
+      prefill: { tokens: prefill.tokens, tokens_per_second: round(rate(prefill)), stages: shares(prefill) },
       decode: {
         tokens: decode.tokens,
         tokens_per_second: round(rate(decode)),
         weight_gb_per_second: round(weightRate),
+        stages: shares(decode),
       },
       machine: { read_gb_per_second: round(machine.readGbPerSecond), int8_gops: round(machine.int8Gops) },
     });
@@ -153,6 +174,7 @@ function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineL
   print(
     `decode   ${decode.tokens} tokens  ${rate(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`,
   );
+  for (const [name, speed] of Object.entries({ prefill, decode })) print(stageLine(name, speed));
   print(
     `machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`,
   );

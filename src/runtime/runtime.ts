@@ -54,6 +54,9 @@ export interface Runtime {
    */
   step(batch: StepBatch): Promise<Float32Array>;
 
+  /** Where the first rank's time went since the start, by stage of the forward pass; waiting for other ranks is one. */
+  stageTimes(): readonly StageTime[];
+
   /** Stops the ranks and frees the memories. */
   close(): Promise<void>;
 }

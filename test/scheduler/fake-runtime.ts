@@ -62,6 +62,10 @@ export class FakeRuntime implements Runtime {
     return logits;
   }
 
+  stageTimes(): [] {
+    return [];
+  }
+
   async close(): Promise<void> {
     this.closed = true;
   }
