@@ -58,7 +58,8 @@ void encode(const float* x, BlockQ5_1& out) {
   error_weights(x, 32, w);
   const AffineFit fit = fit_affine(x, w, 32, 31, false);
   out.d = float_to_half(fit.d);
-  out.m = float_to_half(fit.o);
+  // A step too fine for a half leaves one value for all: their middle, not their least.
+  out.m = float_to_half(half_to_float(out.d) != 0 ? fit.o : fit.o + 15.5f * fit.d);
   const float inverse = inverse_of(half_to_float(out.d)), m = half_to_float(out.m);
   for (uint32_t i = 0; i < 32; ++i) q[i] = uint8_t(clamp(nearest((x[i] - m) * inverse), 0, 31));
   pack_32(q, out.qs, out.qh);
