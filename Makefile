@@ -1,7 +1,7 @@
 # Perigee's build. Every target brings what it needs; second runs do only what changed.
 #
 #   make demo     set up, build, and hear Nano talk and call a tool
-#   make serve    the HTTP server on http://127.0.0.1:8080 (ARGS="--port 9000 model.gguf")
+#   make serve    the HTTP server on http://127.0.0.1:8000 (ARGS="--port 9000 model.gguf")
 #   make test     set up, build, lint, all tests
 #   make bench    kernel and end-to-end speed beside the machine's limits
 #   make build | wasm | setup | lint | format | clean
@@ -10,7 +10,7 @@ SYSTEM_PATH := $(PATH)
 # The npm package `node` comes first: Debian 12's Node 20 neither runs TypeScript nor has relaxed SIMD without a flag.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 SHELL := /bin/bash -o pipefail
-MAKEFLAGS += --jobs=$(shell nproc) --output-sync=target --no-builtin-rules
+MAKEFLAGS += --jobs=$(shell nproc) --no-builtin-rules
 
 EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
