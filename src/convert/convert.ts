@@ -47,7 +47,10 @@ export async function convertCheckpoint(folder: string, path: string, options: C
   const notes = checkLeftovers(folder, config, table, prefix, multimodal);
   const tokenizer = await tokenizerMetadata(folder, config);
   if (!tokenizer.found) notes.push('The checkpoint has no tiktoken.model: the file has weights but no tokenizer.');
-  const metadata = [...modelMetadata(config, basename(resolve(folder)), mixFileType(options.type)), ...tokenizer.entries];
+  const metadata = [
+    ...modelMetadata(config, basename(resolve(folder)), mixFileType(options.type)),
+    ...tokenizer.entries,
+  ];
   const roundedScales = await writePieces(path, metadata, plan, options);
   if (roundedScales > 0)
     notes.push(`${roundedScales} INT4 scales were rounded to half precision; all others are exact.`);
@@ -155,11 +158,13 @@ async function* inOrder<Item, Result>(
   try {
     for (const item of items) {
       if (running.length >= window) yield (await running.shift()) as Result;
-      running.push(work(item));
+      const result = work(item);
+      // A failure is reported when its turn comes; until then nobody listens, which Node would take for neglect.
+      result.catch(() => undefined);
+      running.push(result);
     }
     while (running.length > 0) yield (await running.shift()) as Result;
   } finally {
-    // Whoever stops early must not leave rejections behind.
     await Promise.allSettled(running);
   }
 }

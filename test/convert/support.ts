@@ -3,7 +3,6 @@ import { mkdtempSync, openSync, readSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { readTensorTable } from '../../src/convert/safetensors.ts';
 import { openGguf } from '../../src/gguf/open.ts';
 import type { GgufModel } from '../../src/gguf/types.ts';
 
@@ -164,14 +163,4 @@ export async function openOutput(path: string): Promise<{ model: GgufModel; byte
     return readAt(path, tensor.offset, tensor.bytes);
   };
   return { model, bytes };
-}
-
-/** Bytes of a tensor of a checkpoint folder. */
-export async function sourceBytes(folder: string): Promise<(name: string) => ArrayBuffer> {
-  const table = await readTensorTable(folder);
-  return (name) => {
-    const tensor = table.get(name);
-    if (tensor === undefined) throw new Error(`no ${name}`);
-    return readAt(tensor.file, tensor.offset, tensor.bytes);
-  };
 }
