@@ -103,11 +103,14 @@ export class Oracle {
         const query = (queries[t] as Vector).subarray(head * queryDim, (head + 1) * queryDim);
         const past = expanded.slice(0, t + 1).map((position) => position[head] as { key: Vector; value: Vector });
         const scores = past.map(
-          ({ key }, s) => scale * (dot(query.subarray(0, c.nopeDim), key) + dot(query.subarray(c.nopeDim), latents[s]?.key as Vector)),
+          ({ key }, s) =>
+            scale *
+            (dot(query.subarray(0, c.nopeDim), key) + dot(query.subarray(c.nopeDim), latents[s]?.key as Vector)),
         );
         softmax(scores).forEach((p, s) => {
           const value = past[s]?.value as Vector;
-          for (let i = 0; i < c.valueDim; i++) out[head * c.valueDim + i] = (out[head * c.valueDim + i] as number) + p * (value[i] as number);
+          for (let i = 0; i < c.valueDim; i++)
+            out[head * c.valueDim + i] = (out[head * c.valueDim + i] as number) + p * (value[i] as number);
         });
       }
       return multiply(this.#matrix(at('attn_output.weight')), out);
@@ -118,14 +121,20 @@ export class Oracle {
     const c = this.#config;
     if (c.qRank === 0) return multiply(this.#matrix(at('attn_q.weight')), h);
     const latent = multiply(this.#matrix(at('attn_q_a.weight')), h);
-    return multiply(this.#matrix(at('attn_q_b.weight')), norm(latent, this.#vector(at('attn_q_a_norm.weight')), c.rmsEps));
+    return multiply(
+      this.#matrix(at('attn_q_b.weight')),
+      norm(latent, this.#vector(at('attn_q_a_norm.weight')), c.rmsEps),
+    );
   }
 
   /** Key and value matrices of one head, rows over the latent, from either form of file. */
   #headMatrices(at: (name: string) => string, head: number): { keys: Matrix; values: Matrix } {
     const { nopeDim, valueDim, kvRank } = this.#config;
     if (this.#gguf.tensors.has(at('attn_kv_b.weight'))) {
-      const rows = this.#matrix(at('attn_kv_b.weight')).slice(head * (nopeDim + valueDim), (head + 1) * (nopeDim + valueDim));
+      const rows = this.#matrix(at('attn_kv_b.weight')).slice(
+        head * (nopeDim + valueDim),
+        (head + 1) * (nopeDim + valueDim),
+      );
       return { keys: rows.slice(0, nopeDim), values: rows.slice(nopeDim) };
     }
     const transposed = this.#matrix(at('attn_k_b.weight')).slice(head * kvRank, (head + 1) * kvRank);
@@ -156,9 +165,16 @@ export class Oracle {
   }
 
   #swiglu(h: Vector, at: (name: string) => string, suffix: '' | '_shexp'): Vector {
-    const [gate, up, down] = ['gate', 'up', 'down'].map((name) => this.#matrix(at(`ffn_${name}${suffix}.weight`))) as [Matrix, Matrix, Matrix];
+    const [gate, up, down] = ['gate', 'up', 'down'].map((name) => this.#matrix(at(`ffn_${name}${suffix}.weight`))) as [
+      Matrix,
+      Matrix,
+      Matrix,
+    ];
     const ups = multiply(up, h);
-    return multiply(down, multiply(gate, h).map((g, i) => silu(g) * (ups[i] as number)));
+    return multiply(
+      down,
+      multiply(gate, h).map((g, i) => silu(g) * (ups[i] as number)),
+    );
   }
 
   #experts(h: Vector, at: (name: string) => string): Vector {
@@ -169,7 +185,10 @@ export class Oracle {
         this.#matrix(at(`ffn_${name}_exps.weight`)).slice(expert * rows, (expert + 1) * rows);
       const ups = multiply(part('up', c.expertWidth), h);
       const mid = multiply(part('gate', c.expertWidth), h).map((g, i) => silu(g) * (ups[i] as number));
-      out = add(out, multiply(part('down', c.hidden), mid).map((value) => value * weight));
+      out = add(
+        out,
+        multiply(part('down', c.hidden), mid).map((value) => value * weight),
+      );
     }
     return c.sharedWidth > 0 ? add(out, this.#swiglu(h, at, '_shexp')) : out;
   }
@@ -178,9 +197,12 @@ export class Oracle {
     const c = this.#config;
     const logits = [...multiply(this.#matrix(at('ffn_gate_inp.weight')), h)];
     const scores = c.gating === 'sigmoid' ? logits.map((x) => 1 / (1 + Math.exp(-x))) : softmax(logits);
-    const bias = this.#gguf.tensors.has(at('exp_probs_b.bias')) ? this.#vector(at('exp_probs_b.bias')) : new Float32Array(c.experts);
+    const bias = this.#gguf.tensors.has(at('exp_probs_b.bias'))
+      ? this.#vector(at('exp_probs_b.bias'))
+      : new Float32Array(c.experts);
     let candidates = scores.map((score, expert) => ({ expert, score, key: score + (bias[expert] as number) }));
-    const best = <T extends { key: number }>(items: T[], count: number) => items.toSorted((a, b) => b.key - a.key).slice(0, count);
+    const best = <T extends { key: number }>(items: T[], count: number) =>
+      items.toSorted((a, b) => b.key - a.key).slice(0, count);
     if (c.expertGroups > 1) {
       const size = c.experts / c.expertGroups;
       const groups = Array.from({ length: c.expertGroups }, (_, group) => {
@@ -206,9 +228,13 @@ export class Oracle {
     const tensor = this.#gguf.tensors.get(name);
     if (tensor?.type !== 'F32') throw new Error(`the oracle needs ${name} as F32, found ${tensor?.type ?? 'nothing'}`);
     const file = this.#files[tensor.file] as Buffer;
-    const values = new Float32Array(file.buffer.slice(file.byteOffset + tensor.offset, file.byteOffset + tensor.offset + tensor.bytes));
+    const values = new Float32Array(
+      file.buffer.slice(file.byteOffset + tensor.offset, file.byteOffset + tensor.offset + tensor.bytes),
+    );
     const columns = tensor.shape[0] as number;
-    const rows = Array.from({ length: values.length / columns }, (_, row) => values.subarray(row * columns, (row + 1) * columns));
+    const rows = Array.from({ length: values.length / columns }, (_, row) =>
+      values.subarray(row * columns, (row + 1) * columns),
+    );
     this.#cache.set(name, rows);
     return rows;
   }

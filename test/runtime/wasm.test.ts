@@ -36,7 +36,7 @@ describe('wasm: ranks', () => {
     const tokens = someTokens(40, model.config.vocabulary);
     const bits = [];
     const options = { ...model, build: 'simd128', threads: 2, batchTokens: 64 } as const;
-    for (const shardBytes of [2 ** 32, 5 << 20, 4 << 20]) {
+    for (const shardBytes of [2 ** 32, 4 << 20, 3 << 20]) {
       const runtime = await loadRuntime({ ...options, shardBytes });
       bits.push(bitsOf(await promptLogits(runtime, tokens)));
       await runtime.close();
