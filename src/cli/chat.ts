@@ -44,6 +44,10 @@ async function converse(partner: Partner, options: ChatOptions): Promise<void> {
   let stop: AbortController | null = null;
   const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: '> ' });
   terminal.on('SIGINT', () => (stop === null ? terminal.close() : stop.abort()));
+  let open = true;
+  terminal.once('close', () => {
+    open = false;
+  });
   terminal.prompt();
   for await (const line of terminal) {
     if (line.trim() === '/new') messages = opening;
@@ -52,7 +56,8 @@ async function converse(partner: Partner, options: ChatOptions): Promise<void> {
       messages = await reply(partner, [...messages, { role: 'user', content: line }], options, stop.signal);
       stop = null;
     }
-    terminal.prompt();
+    // Lines of a pipe are still to be answered after its end.
+    if (open) terminal.prompt();
   }
 }
 

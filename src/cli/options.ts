@@ -6,12 +6,13 @@ import { perigeeError } from '../errors.ts';
 import { backends, wasmIsas } from '../select/select.ts';
 import { print, printJson } from './output.ts';
 
-/** Parses an option that is a whole number of at least `least`. */
-export function integer(option: string, least: number): (text: string) => number {
+/** Parses an option that is a whole number from `least` on, up to `most` where there is one. */
+export function integer(option: string, least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
   return (text) => {
     const value = Number(text);
-    if (text.trim() !== '' && Number.isSafeInteger(value) && value >= least) return value;
-    throw perigeeError('OPTION_INVALID', { option, value: text, expected: `a whole number of at least ${least}` });
+    if (text.trim() !== '' && Number.isSafeInteger(value) && value >= least && value <= most) return value;
+    throw perigeeError('OPTION_INVALID', { option, value: text, expected: `a whole number ${range}` });
   };
 }
 

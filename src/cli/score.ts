@@ -2,7 +2,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { perigeeError } from '../errors.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
-import { loadModel, openModel } from './load-engine.ts';
+import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
 import { print, printJson, showProgress } from './output.ts';
@@ -36,35 +36,45 @@ async function score(argument: string | undefined, options: ScoreOptions): Promi
   const prompts = parsePrompts(options.tokens, await readText(options.tokens));
   const model = await openModel(modelPath(argument), options);
   checkPrompts(prompts, model.config.vocabulary, model.config.context);
+  const file = await openOutput(options.out);
+  try {
+    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    const runtime = await load(model, { ...options, context: longest });
+    try {
+      const started = performance.now();
+      for (const prompt of prompts) await writePrompt(runtime, prompt, file);
+      report(runtime, prompts, (performance.now() - started) / 1000, options);
+    } finally {
+      await runtime.close();
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+async function load(model: OpenedModel, options: EngineOptions): Promise<Runtime> {
   const progress = showProgress('loading');
-  const longest = Math.max(...prompts.map((prompt) => prompt.length));
-  const { runtime } = await loadModel(model, { ...options, context: longest }, ({ bytesRead, bytesTotal }) =>
+  const { runtime } = await loadModel(model, options, ({ bytesRead, bytesTotal }) =>
     progress.update(bytesRead, bytesTotal),
   ).finally(() => progress.stop());
-  const started = performance.now();
-  try {
-    await writeLogits(runtime, prompts, options.out);
-  } finally {
-    await runtime.close();
-  }
-  const seconds = (performance.now() - started) / 1000;
+  return runtime;
+}
+
+/** Opened before the model is loaded: minutes of loading should not end in a wrong path. */
+async function openOutput(path: string): Promise<FileHandle> {
+  return open(path, 'w').catch((cause: Error) => {
+    throw perigeeError('OUTPUT_UNWRITABLE', { path, why: cause.message }, { cause });
+  });
+}
+
+function report(runtime: Runtime, prompts: readonly number[][], seconds: number, { out, json }: ScoreOptions): void {
   const tokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
   const { backend, isa, threads, config } = runtime;
+  const { vocabulary } = config;
   const rate = Number((tokens / seconds).toFixed(1));
-  if (options.json) {
-    const { out } = options;
-    return printJson({
-      backend,
-      isa,
-      threads,
-      out,
-      prompts: prompts.length,
-      tokens,
-      vocabulary: config.vocabulary,
-      tokens_per_second: rate,
-    });
-  }
-  print(`${options.out}: ${tokens} tokens x ${config.vocabulary} logits, ${rate} tokens/s (${isa}, ${threads} ranks)`);
+  if (json) {
+    printJson({ backend, isa, threads, out, prompts: prompts.length, tokens, vocabulary, tokens_per_second: rate });
+  } else print(`${out}: ${tokens} tokens x ${vocabulary} logits, ${rate} tokens/s (${isa}, ${threads} ranks)`);
 }
 
 function parsePrompts(file: string, text: string): number[][] {
@@ -91,18 +101,7 @@ function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: numbe
   }
 }
 
-/** Each prompt runs alone, from position 0; the logits follow each other in the file. */
-async function writeLogits(runtime: Runtime, prompts: readonly (readonly number[])[], path: string): Promise<void> {
-  const file = await open(path, 'w').catch((cause: Error) => {
-    throw perigeeError('OUTPUT_UNWRITABLE', { path, why: cause.message }, { cause });
-  });
-  try {
-    for (const prompt of prompts) await writePrompt(runtime, prompt, file);
-  } finally {
-    await file.close();
-  }
-}
-
+/** Runs a prompt alone, from position 0, and appends its logits to the file. */
 async function writePrompt(runtime: Runtime, prompt: readonly number[], file: FileHandle): Promise<void> {
   const { limits } = runtime;
   const chunk = Math.min(limits.batchTokens, limits.batchOutputs);

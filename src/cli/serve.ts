@@ -48,7 +48,7 @@ export function serveCommand(): Command {
     .addOption(
       option('--host <address>', 'where to listen; others than this machine need --api-key').default('127.0.0.1'),
     )
-    .addOption(option('--port <n>', 'port; 0 takes a free one', (flag) => integer(flag, 0)).default(8000))
+    .addOption(option('--port <n>', 'port; 0 takes a free one', (flag) => integer(flag, 0, 65_535)).default(8000))
     .addOption(option('--api-key <key>', 'clients must send this key'))
     .addOption(new Option('--insecure', 'listen on a network without a key'))
     .addOption(option('--queue-length <n>', 'requests that may wait before others get 429', (flag) => integer(flag, 0)))
