@@ -55,16 +55,16 @@ PROBE(read) uint32_t probe_read(const uint8_t* p, uint32_t bytes) {
   return uint32_t(wasm_i32x4_extract_lane(a[0], 0) ^ wasm_i32x4_extract_lane(a[0], 2));
 }
 
-// Integer dots as the kernels do them, from L1: each of `vectors` (a multiple of 4) at p against three weights, `turns`
+// Integer dots as the kernels do them, from L1: each of `vectors` (a multiple of 4) at p against two weights, `turns`
 // times over. Returns the multiply-adds of one vector.
 PROBE(dot) uint32_t probe_dot(uint8_t* p, uint32_t vectors, uint32_t turns) {
-  v128_t sum[4][3] = {};
-  const v128_t w[3] = {wasm_i8x16_splat(3), wasm_i8x16_splat(5), wasm_i8x16_splat(7)};
+  v128_t sum[4][2] = {};
+  const v128_t w[2] = {wasm_i8x16_splat(3), wasm_i8x16_splat(5)};
   for (uint32_t t = 0; t < turns; t++)
     for (uint32_t i = 0; i < vectors; i += 4)
       for (uint32_t j = 0; j < 4; j++) {
         const v128_t x = wasm_v128_load(p + 16 * (i + j));
-        for (uint32_t k = 0; k < 3; k++) {
+        for (uint32_t k = 0; k < 2; k++) {
 #ifdef PERIGEE_RELAXED
           sum[j][k] = wasm_i16x8_add(sum[j][k], wasm_i16x8_relaxed_dot_i8x16_i7x16(x, w[k]));
 #else
@@ -73,11 +73,11 @@ PROBE(dot) uint32_t probe_dot(uint8_t* p, uint32_t vectors, uint32_t turns) {
         }
       }
   for (uint32_t j = 0; j < 4; j++)
-    for (uint32_t k = 0; k < 3; k++) wasm_v128_store(p, wasm_v128_xor(wasm_v128_load(p), sum[j][k]));
+    for (uint32_t k = 0; k < 2; k++) wasm_v128_store(p, wasm_v128_xor(wasm_v128_load(p), sum[j][k]));
 #ifdef PERIGEE_RELAXED
-  return 3 * 16;
+  return 2 * 16;
 #else
-  return 3 * 8;
+  return 2 * 8;
 #endif
 }
 #endif

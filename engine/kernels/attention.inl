@@ -2,7 +2,7 @@
 // then the weighted sum of the values with a strip of the output in registers.
 
 constexpr uint32_t kAttnRows = 3, kAttnKeys = 4;  // 12 accumulators and 7 operands of 16 registers
-constexpr uint32_t kSpan = 8;                       // positions at a time: 18 KiB of keys of 576 floats
+constexpr uint32_t kSpan = 8;                     // positions at a time: 18 KiB of keys of 576 floats
 
 // Scores of kR query rows for kP positions.
 template <int kR, int kP>
@@ -29,7 +29,8 @@ PERIGEE_INLINE void score_tile(const AttentionArgs& a, uint32_t row, const float
   for (int i = 0; i < kR; i++)
     for (int j = 0; j < kP; j++) {
       const int p = i * kP + j;
-      a.scores[(row + i) * a.score_stride + position + j] = fold16(sums[0][p], sums[1][p], sums[2][p], sums[3][p]) * a.scale;
+      a.scores[(row + i) * a.score_stride + position + j] =
+          fold16(sums[0][p], sums[1][p], sums[2][p], sums[3][p]) * a.scale;
     }
 }
 

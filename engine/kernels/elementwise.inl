@@ -174,8 +174,11 @@ void quantize_q8_k(const float* x, uint32_t cols, uint8_t* out) {
 
 void quantize(Activation kind, const float* x, uint32_t cols, uint8_t* out) {
   switch (kind) {
-    case Activation::F32: return quantize_row(kind, x, cols, out);
-    case Activation::Q8_0: return quantize_q8_0(x, cols, out);
-    case Activation::Q8_K: return quantize_q8_k(x, cols, out);
+    case Activation::F32:
+      return quantize_row(kind, x, cols, out);
+    case Activation::Q8_0:
+      return quantize_q8_0(x, cols, out);
+    case Activation::Q8_K:
+      return quantize_q8_k(x, cols, out);
   }
 }

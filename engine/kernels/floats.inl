@@ -51,17 +51,38 @@ PERIGEE_INLINE void dot_tile(const float* const a[kA], const float* const b[kB],
 
 // --- matmul with float activations --------------------------------------------------------------------------------------
 
-// Four weights as floats, from element i of a row.
-template <DType kType>
+// Whether n halfs, a multiple of 8, hold no infinity and no NaN.
+bool all_finite(const uint8_t* w, uint32_t n) {
+  V largest = zero();
+  for (uint32_t i = 0; i < n; i += 8) largest = max16(largest, bit_and(load(w + 2 * size_t(i)), splat16(0x7fff)));
+  int16_t lane[8];
+  store(lane, largest);
+  for (int16_t l : lane)
+    if (l >= 0x7c00) return false;
+  return true;
+}
+
+// Four weights as floats, from element i of a row. kFinite: known to be finite, which makes halfs cheaper.
+template <DType kType, bool kFinite = false>
 PERIGEE_INLINE V load_weights(const uint8_t* w, uint32_t i) {
+  if constexpr (kType == DType::F16 && kFinite) return finite_halfs_to_float(load_widen16(w + 2 * size_t(i)));
   if constexpr (kType == DType::F32) return load(w + 4 * size_t(i));
   else if constexpr (kType == DType::F16) return halfs_to_float(load_widen16u(w + 2 * size_t(i)));
   else return shift_left32(load_widen16u(w + 2 * size_t(i)), 16);
 }
 
+template <DType kType, bool kFinite, int kN>
+PERIGEE_INLINE void add_row(const uint8_t* w, uint32_t n, const float* const x[kN], Lanes16 lanes[kN]) {
+  for (uint32_t i = 0; i < n; i += 16)
+    for (int g = 0; g < 4; g++) {
+      const V weights = load_weights<kType, kFinite>(w, i + 4 * g);
+      for (int t = 0; t < kN; t++) lanes[t].add_product(weights, load(x[t] + i + 4 * g), g);
+    }
+}
+
 // Decode: one weight row stream, kN activation rows.
 template <DType kType, int kN>
-void gemv_float(const MatmulArgs& a) {
+PERIGEE_NOINLINE void gemv_float(const MatmulArgs& a) {
   const float* x[kN];
   for (int t = 0; t < kN; t++) x[t] = reinterpret_cast<const float*>(activation(a, t));
   const size_t stride = row_bytes(kType, a.cols);
@@ -69,11 +90,8 @@ void gemv_float(const MatmulArgs& a) {
   for (uint32_t r = 0; r < a.rows; r++) {
     const uint8_t* w = a.w + r * stride;
     Lanes16 lanes[kN];
-    for (uint32_t i = 0; i < whole; i += 16)
-      for (int g = 0; g < 4; g++) {
-        const V weights = load_weights<kType>(w, i + 4 * g);
-        for (int t = 0; t < kN; t++) lanes[t].add_product(weights, load(x[t] + i + 4 * g), g);
-      }
+    if (kType == DType::F16 && all_finite(w, whole)) add_row<kType, true, kN>(w, whole, x, lanes);
+    else add_row<kType, false, kN>(w, whole, x, lanes);
     if (whole < a.cols) {
       float rest[16] = {};
       dequantize_row(kType, w + row_bytes(kType, whole), a.cols - whole, rest);
@@ -144,7 +162,7 @@ PERIGEE_INLINE void for_float_tiles(uint32_t n, Tile tile) {
 }
 
 template <DType kType>
-void float_pass(const MatmulArgs& a, uint32_t start, uint32_t n) {
+PERIGEE_NOINLINE void float_pass(const MatmulArgs& a, uint32_t start, uint32_t n) {
   constexpr uint32_t kTokenLanes = 4 * kFloatRows;
   const float* x[kFloatPass];
   for (uint32_t t = 0; t < n; t++) x[t] = reinterpret_cast<const float*>(activation(a, start + t));
@@ -173,6 +191,8 @@ void matmul_float(const MatmulArgs& a) {
   if constexpr (kType == DType::F32 || kType == DType::F16 || kType == DType::BF16) {
     if (a.n == 1) return gemv_float<kType, 1>(a);
     if (a.n == 2) return gemv_float<kType, 2>(a);
+    if (a.n == 3) return gemv_float<kType, 3>(a);
+    if (a.n == 4) return gemv_float<kType, 4>(a);
   }
   for (uint32_t start = 0; start < a.n; start += kFloatPass)
     float_pass<kType>(a, start, a.n - start < kFloatPass ? a.n - start : kFloatPass);

@@ -1,15 +1,17 @@
 // How the fast formats unpack into vectors. A format says
 //   kMax          largest code; codes are unsigned, value = scale * (code - kOffset)
+//   kHasMin       whether blocks have a dmin
 //   codes(...)    code vectors in registers, from the block as stored
 // and a superblock format also
 //   kSub          elements per scale, 16 or 32
 //   first, second where the chunk's two runs of 32 codes lie in the row
 //   scales(...)   16-bit scales (and mins), in row order
-// The type's other facts (block struct, has a min) serve decode and prefill alike.
+// Decode and prefill use the same facts.
 
 struct FormatQ4_0 {
   using Block = BlockQ4_0;
   static constexpr int kOffset = 8, kMax = 15;
+  static constexpr bool kHasMin = false;
 
   PERIGEE_INLINE static void codes(const Block& block, V q[2]) {
     const V v = load(block.qs);
@@ -18,15 +20,30 @@ struct FormatQ4_0 {
   }
 };
 
+// Byte j of entry i: 16 where bit j of i is set. A fifth bit per byte by loads, which decode has to spare.
+struct FifthBits {
+  uint64_t entry[256];
+
+  constexpr FifthBits() : entry() {
+    for (int i = 0; i < 256; i++)
+      for (int j = 0; j < 8; j++) entry[i] |= uint64_t(i >> j & 1) << (8 * j + 4);
+  }
+};
+constexpr FifthBits kFifthBits;
+
 struct FormatQ5_0 {
   using Block = BlockQ5_0;
   static constexpr int kOffset = 16, kMax = 31;
+  static constexpr bool kHasMin = false;
+
+  PERIGEE_INLINE static V fifth(uint8_t low, uint8_t high) {
+    return load_halves64(&kFifthBits.entry[low], &kFifthBits.entry[high]);
+  }
 
   PERIGEE_INLINE static void codes(const Block& block, V q[2]) {
     const V v = load(block.qs);
-    const V qh = load_splat32(block.qh);
-    q[0] = bit_or(bit_and(v, splat8(15)), bit_and(mask_of_bits<0>(qh), splat8(16)));
-    q[1] = bit_or(bit_and(shift_right16(v, 4), splat8(15)), bit_and(mask_of_bits<2>(qh), splat8(16)));
+    q[0] = bit_or(bit_and(v, splat8(15)), fifth(block.qh[0], block.qh[1]));
+    q[1] = bit_or(bit_and(shift_right16(v, 4), splat8(15)), fifth(block.qh[2], block.qh[3]));
   }
 };
 
@@ -34,14 +51,19 @@ struct FormatQ5_0 {
 struct FormatQ8_0 {
   using Block = BlockQ8_0;
   static constexpr int kOffset = 0;
+  static constexpr bool kHasMin = false;
 };
 
-// The scales and mins of Q4_K and Q5_K: bytes 0..7 scales, 8..15 mins. Reads 4 bytes past `packed`, inside the block.
-PERIGEE_INLINE V scales_k4(const uint8_t* packed) {
-  const V v = load(packed);
-  const V upper = bit_and(shift_right16(v, 2), splat8(0x30));  // top bits of scales 4..7 | of mins 4..7 | - | -
-  const V low = bit_and(v, splat8(15)), high = bit_and(shift_right16(v, 4), splat8(15));
-  return zip_low32(bit_and(v, splat8(63)), bit_or(zip_high32(low, high), upper));
+// The scales and mins of Q4_K and Q5_K, as 16 bits. Unpacked in integer registers: decode is bound by vector instructions.
+PERIGEE_INLINE void scales_k4(const uint8_t packed[12], V& scale, V& min) {
+  uint32_t a[3];
+  __builtin_memcpy(a, packed, 12);
+  const uint32_t scale_high = (a[2] & 0x0f0f0f0f) | (a[0] >> 2 & 0x30303030);
+  const uint32_t min_high = (a[2] >> 4 & 0x0f0f0f0f) | (a[1] >> 2 & 0x30303030);
+  const uint64_t bytes[2] = {(a[0] & 0x3f3f3f3f) | uint64_t(scale_high) << 32, (a[1] & 0x3f3f3f3f) | uint64_t(min_high)
+                                                                                                         << 32};
+  scale = load_widen8(&bytes[0]);
+  min = load_widen8(&bytes[1]);
 }
 
 // 32 bytes to the 32 low nibbles, then the 32 high ones.
@@ -62,11 +84,7 @@ struct FormatQ4_K {
 
   PERIGEE_INLINE static void codes(const Block& block, int chunk, V q[4]) { nibbles(block.qs + 32 * chunk, q); }
 
-  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) {
-    const V both = scales_k4(block.scales);
-    scale = widen8_low(both);
-    min = widen8_high(both);
-  }
+  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) { scales_k4(block.scales, scale, min); }
 };
 
 struct FormatQ5_K {
@@ -90,11 +108,7 @@ struct FormatQ5_K {
     q[3] = bit_or(q[3], fifth(b, 2 * chunk + 1));
   }
 
-  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) {
-    const V both = scales_k4(block.scales);
-    scale = widen8_low(both);
-    min = widen8_high(both);
-  }
+  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) { scales_k4(block.scales, scale, min); }
 };
 
 struct FormatQ6_K {

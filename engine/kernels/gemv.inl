@@ -6,15 +6,9 @@ PERIGEE_INLINE void store_results(const MatmulArgs& a, uint32_t first, uint32_t 
   for (int t = 0; t < kN; t++) a.y[(first + t) * a.y_stride + r] = fold4(acc[t]);
 }
 
-// Scales 2 i and 2 i + 1 of 8 (in s0) or 16 (in s0, s1), four times over.
-template <int kPair>
-PERIGEE_INLINE V scale_pair(V s0, V s1) {
-  return splat_lane32<kPair % 4>(kPair < 4 ? s0 : s1);
-}
-
 // 64 elements: adds scale * (codes . x) to four partial sums.
 template <typename Format, int kChunk>
-PERIGEE_INLINE V chunk_dot(const V q[4], V s0, V s1, const int8_t* x, V sum) {
+PERIGEE_INLINE V chunk_dot(const V q[4], const int16_t* scale, const int8_t* x, V sum) {
   constexpr int first = Format::first(kChunk), second = Format::second(kChunk);
   const V a = dot8(load(x + first), q[0]), b = dot8(load(x + first + 16), q[1]);
   const V c = dot8(load(x + second), q[2]), d = dot8(load(x + second + 16), q[3]);
@@ -22,19 +16,19 @@ PERIGEE_INLINE V chunk_dot(const V q[4], V s0, V s1, const int8_t* x, V sum) {
   // 8 * 31 * 127 (Q5_K) or 4 * 63 * 127 (Q6_K), below 2^15.
   if constexpr (Format::kSub == 32) {
     const V ab = add16(a, b), cd = add16(c, d);
-    return add32(sum, dot16(add16(zip_low16(ab, cd), zip_high16(ab, cd)), scale_pair<kChunk>(s0, s1)));
+    return add32(sum, dot16(add16(zip_low16(ab, cd), zip_high16(ab, cd)), load_splat32(scale + 2 * kChunk)));
   } else {
-    sum = add32(sum, dot16(add16(zip_low16(a, b), zip_high16(a, b)), scale_pair<first / 32>(s0, s1)));
-    return add32(sum, dot16(add16(zip_low16(c, d), zip_high16(c, d)), scale_pair<second / 32>(s0, s1)));
+    sum = add32(sum, dot16(add16(zip_low16(a, b), zip_high16(a, b)), load_splat32(scale + first / 16)));
+    return add32(sum, dot16(add16(zip_low16(c, d), zip_high16(c, d)), load_splat32(scale + second / 16)));
   }
 }
 
 template <typename Format, int kChunk, int kN>
-PERIGEE_INLINE void chunk_dots(const typename Format::Block& block, V s0, V s1, const Q8_KRow x[kN], uint32_t b,
-                               V sum[kN]) {
+PERIGEE_INLINE void chunk_dots(const typename Format::Block& block, const int16_t* scale, const Q8_KRow x[kN],
+                               uint32_t b, V sum[kN]) {
   V q[4];
   Format::codes(block, kChunk, q);
-  for (int t = 0; t < kN; t++) sum[t] = chunk_dot<Format, kChunk>(q, s0, s1, x[t].q + 256 * b, sum[t]);
+  for (int t = 0; t < kN; t++) sum[t] = chunk_dot<Format, kChunk>(q, scale, x[t].q + 256 * b, sum[t]);
 }
 
 // One superblock: isum and msum as four partial sums each.
@@ -43,6 +37,9 @@ PERIGEE_INLINE void superblock_dots(const typename Format::Block& block, const Q
                                     V msum[kN]) {
   V s0, s1;  // kSub 32: scales, mins; kSub 16: scales 0..7, 8..15
   Format::scales(block, s0, s1);
+  alignas(16) int16_t scale[16];  // by way of memory a pair of scales is splat by its load
+  store(scale, s0);
+  if constexpr (Format::kSub == 16) store(scale + 8, s1);
   for (int t = 0; t < kN; t++) {
     if constexpr (Format::kSub == 32) {
       isum[t] = zero();
@@ -53,10 +50,10 @@ PERIGEE_INLINE void superblock_dots(const typename Format::Block& block, const Q
       static_assert(Format::kOffset == 32);
     }
   }
-  chunk_dots<Format, 0, kN>(block, s0, s1, x, b, isum);
-  chunk_dots<Format, 1, kN>(block, s0, s1, x, b, isum);
-  chunk_dots<Format, 2, kN>(block, s0, s1, x, b, isum);
-  chunk_dots<Format, 3, kN>(block, s0, s1, x, b, isum);
+  chunk_dots<Format, 0, kN>(block, scale, x, b, isum);
+  chunk_dots<Format, 1, kN>(block, scale, x, b, isum);
+  chunk_dots<Format, 2, kN>(block, scale, x, b, isum);
+  chunk_dots<Format, 3, kN>(block, scale, x, b, isum);
 }
 
 // d (and dmin, in the upper half of its 32 bits) of up to four superblocks.
@@ -79,7 +76,7 @@ PERIGEE_INLINE V superblock_terms(V xd, V d, V dmin, V isum, V msum) {
 }
 
 template <typename Format, int kN>
-void gemv_superblocks(const MatmulArgs& a, uint32_t first) {
+PERIGEE_NOINLINE void gemv_superblocks(const MatmulArgs& a, uint32_t first) {
   const uint32_t blocks = a.cols / 256;
   Q8_KRow x[kN];
   for (int t = 0; t < kN; t++) x[t] = q8_k_row(activation(a, first + t), a.cols);
@@ -105,7 +102,8 @@ void gemv_superblocks(const MatmulArgs& a, uint32_t first) {
   }
 }
 
-// One 32-block: its integer dot as four partial sums. The offset of unsigned codes comes off later, by the row's sums.
+// One 32-block: its integer dot as partial sums, 4 x i32 for Q8_0, else 8 x i16 (at most 4 * 31 * 127, so that two still
+// add up). The offset of unsigned codes comes off later, by the row's sums.
 template <typename Format, int kN>
 PERIGEE_INLINE void block_dots(const typename Format::Block& block, const Q8_0Row x[kN], uint32_t b, V isum[kN]) {
   if constexpr (std::is_same_v<Format, FormatQ8_0>) {
@@ -121,9 +119,14 @@ PERIGEE_INLINE void block_dots(const typename Format::Block& block, const Q8_0Ro
     Format::codes(block, q);
     for (int t = 0; t < kN; t++) {
       const int8_t* xq = x[t].q + 32 * b;
-      isum[t] = pair_sums16(add16(dot8(load(xq), q[0]), dot8(load(xq + 16), q[1])));
+      isum[t] = add16(dot8(load(xq), q[0]), dot8(load(xq + 16), q[1]));
     }
   }
+}
+
+template <typename Format>
+PERIGEE_INLINE V block_sums(V a, V b, V c, V d) {
+  return std::is_same_v<Format, FormatQ8_0> ? sums_of_four(a, b, c, d) : sums_of_four16(a, b, c, d);
 }
 
 // Four blocks' sums of code * x, to sums of (code - kOffset) * x.
@@ -135,7 +138,7 @@ PERIGEE_INLINE V without_offset(V isum, V xsum) {
 }
 
 template <typename Format, int kN>
-void gemv_blocks(const MatmulArgs& a, uint32_t first) {
+PERIGEE_NOINLINE void gemv_blocks(const MatmulArgs& a, uint32_t first) {
   const uint32_t blocks = a.cols / 32;
   Q8_0Row x[kN];
   for (int t = 0; t < kN; t++) x[t] = q8_0_row(activation(a, first + t), a.cols);
@@ -148,11 +151,12 @@ void gemv_blocks(const MatmulArgs& a, uint32_t first) {
       V isum[4][kN];
       for (uint32_t i = 0; i < 4; i++) {
         if (i < count) block_dots<Format, kN>(w[b + i], x, b + i, isum[i]);
-        else for (int t = 0; t < kN; t++) isum[i][t] = zero();
+        else
+          for (int t = 0; t < kN; t++) isum[i][t] = zero();
       }
       const V d = halfs_to_float(gather_heads<false>(reinterpret_cast<const uint8_t*>(&w[b].d), sizeof(*w), count));
       for (int t = 0; t < kN; t++) {
-        V i4 = sums_of_four(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
+        V i4 = block_sums<Format>(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
         i4 = without_offset<Format>(i4, load(x[t].sum + b));
         acc[t] = add(acc[t], mul(mul(d, load(x[t].d + b)), to_float(i4)));
       }

@@ -24,7 +24,7 @@ struct MatmulArgs {
   const int32_t* x_rows;  // [n] which activation row each result row takes, or null for 0..n-1
   float* y;               // [n][y_stride] floats; y[i * y_stride + r] = dot(w row r, x row x_rows[i])
   size_t x_stride;
-  size_t y_stride;        // in floats
+  size_t y_stride;  // in floats
   uint32_t rows, cols, n;
 };
 

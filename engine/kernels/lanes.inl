@@ -7,6 +7,13 @@ PERIGEE_INLINE V sums_of_four(V a, V b, V c, V d) {
   return add32(zip_low64(ab, cd), zip_high64(ab, cd));
 }
 
+// Four vectors of 8 x i16 to the four sums of their lanes; lane sums of two vectors' halves must fit 16 bits.
+PERIGEE_INLINE V sums_of_four16(V a, V b, V c, V d) {
+  const V ab = pair_sums16(add16(zip_low32(a, b), zip_high32(a, b)));
+  const V cd = pair_sums16(add16(zip_low32(c, d), zip_high32(c, d)));
+  return add32(zip_low64(ab, cd), zip_high64(ab, cd));
+}
+
 // Rule 2: (l0 + l2) + (l1 + l3).
 PERIGEE_INLINE float fold4(V a) {
   return (lane_float<0>(a) + lane_float<2>(a)) + (lane_float<1>(a) + lane_float<3>(a));
@@ -22,6 +29,11 @@ PERIGEE_INLINE V halfs_to_float(V h) {
   const V special = bit_and(greater32(magnitude, splat32(0x0f7fffff)), splat32(0x7f800000));
   const V value = mul(magnitude, splat32(0x77800000));  // 2^112
   return bit_or(bit_or(value, special), sign);
+}
+
+// The same for halfs that are neither infinite nor NaN, sign-extended to 32 bits.
+PERIGEE_INLINE V finite_halfs_to_float(V h) {
+  return mul(bit_and(shift_left32(h, 13), splat32(int32_t(0x8fffe000))), splat32(0x77800000));
 }
 
 // The `stride`-apart u32 (kWide) or u16 at `p` of up to four blocks, zero for those beyond `count`.

@@ -7,7 +7,7 @@
 
 constexpr uint32_t kPanelRows = 8, kGroups = 2;  // a group is the 4 rows of one vector of sums
 constexpr uint32_t kPanelCols = 256;
-constexpr uint32_t kPanelTokens = 64;            // activation rows per pass: their lane sums take 8 KiB of stack
+constexpr uint32_t kPanelTokens = 64;  // activation rows per pass: their lane sums take 8 KiB of stack
 
 // 256 elements of one weight row, decoded.
 struct RowCodes {
@@ -53,8 +53,7 @@ template <typename Format>
 struct FastFormat : Format {
   using Block = typename Format::Block;
   static constexpr bool kSuper = sizeof(Block) > 64;
-  static constexpr bool kHasMin = std::is_same_v<Format, FormatQ4_K> || std::is_same_v<Format, FormatQ5_K>;
-  static constexpr int kMins = kHasMin ? 8 : 16;
+  static constexpr int kMins = Format::kHasMin ? 8 : 16;
 
   static void fill(const Block* blocks, uint32_t count, RowCodes& out) {
     if constexpr (kSuper) {
@@ -90,7 +89,7 @@ struct FastFormat : Format {
       store(out.scale + 8, s1);
     }
     out.d[0] = half_to_float(block.d);
-    if constexpr (kHasMin) out.m[0] = half_to_float(block.dmin);
+    if constexpr (Format::kHasMin) out.m[0] = half_to_float(block.dmin);
   }
 
   template <int kChunk>

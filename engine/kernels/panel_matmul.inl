@@ -35,8 +35,8 @@ PERIGEE_INLINE void superblock_tile(const Panel& panel, const Q8_KRow x[kT], uin
         msum = min_dots<Format::kMins>(panel, Format::kMins == 8 ? x[t].sum32 + 8 * b : x[t].sum16 + 16 * b, g);
       }
       V& lane = lanes[(4 * t + b % 4) * kGroups + g];
-      lane = add(lane, superblock_terms<Format::kHasMin>(splat_float(x[t].d[b]), panel.d[0][g], panel.m[0][g], isum[t][g],
-                                                         msum));
+      lane = add(lane, superblock_terms<Format::kHasMin>(splat_float(x[t].d[b]), panel.d[0][g], panel.m[0][g],
+                                                         isum[t][g], msum));
     }
 }
 
@@ -58,8 +58,7 @@ PERIGEE_INLINE void blocks_tile(const Panel& panel, const Q8_0Row x[kT], uint32_
         V& lane = lanes[(4 * t + b % 4) * kGroups + g];
         if constexpr (Format::kHasMin)
           lane = add(lane, mul(xd, add(mul(d, s), mul(panel.m[i][g], to_float(splat32(x[t].sum[b]))))));
-        else
-          lane = add(lane, mul(mul(d, xd), s));
+        else lane = add(lane, mul(mul(d, xd), s));
       }
   }
 }
@@ -84,7 +83,7 @@ void panel_tiles(const Panel& panel, const Row<Format>* x, uint32_t n, uint32_t 
 
 // Up to 64 activation rows, from number `start`.
 template <typename Format, typename Panel>
-void panel_pass(const MatmulArgs& a, uint32_t start, uint32_t n) {
+PERIGEE_NOINLINE void panel_pass(const MatmulArgs& a, uint32_t start, uint32_t n) {
   constexpr uint32_t kElements = Format::kSuper ? 256 : 32;
   const uint32_t blocks = a.cols / kElements, step = kPanelCols / kElements;
   Row<Format> x[kPanelTokens];
@@ -121,7 +120,8 @@ void panel_matmul(const MatmulArgs& a) {
 // The 8-bit panel where the table has an 8-bit dot that pays and the codes fit it.
 #ifdef PERIGEE_USE_RELAXED_DOT
 template <typename Format>
-using FastPanel = std::conditional_t<std::is_same_v<Format, FormatQ8_0>, Panel16<FastFormat<Format>>, Panel8<FastFormat<Format>>>;
+using FastPanel =
+    std::conditional_t<std::is_same_v<Format, FormatQ8_0>, Panel16<FastFormat<Format>>, Panel8<FastFormat<Format>>>;
 #else
 template <typename Format>
 using FastPanel = Panel16<FastFormat<Format>>;
@@ -137,12 +137,18 @@ void gemv(const MatmulArgs& a) {
 template <typename Format>
 void matmul_fast(const MatmulArgs& a) {
   switch (a.n) {
-    case 0: return;
-    case 1: return gemv<Format, 1>(a);
-    case 2: return gemv<Format, 2>(a);
-    case 3: return gemv<Format, 3>(a);
-    case 4: return gemv<Format, 4>(a);
-    default: return panel_matmul<FastFormat<Format>, FastPanel<Format>>(a);
+    case 0:
+      return;
+    case 1:
+      return gemv<Format, 1>(a);
+    case 2:
+      return gemv<Format, 2>(a);
+    case 3:
+      return gemv<Format, 3>(a);
+    case 4:
+      return gemv<Format, 4>(a);
+    default:
+      return panel_matmul<FastFormat<Format>, FastPanel<Format>>(a);
   }
 }
 

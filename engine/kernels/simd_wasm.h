@@ -6,6 +6,7 @@
 #include <wasm_simd128.h>
 
 #define PERIGEE_INLINE [[clang::always_inline]] inline
+#define PERIGEE_NOINLINE [[gnu::noinline]]
 
 namespace perigee {
 namespace {
@@ -18,6 +19,10 @@ PERIGEE_INLINE void store(void* p, V v) { wasm_v128_store(p, v); }
 PERIGEE_INLINE V load_splat32(const void* p) { return wasm_v128_load32_splat(p); }
 PERIGEE_INLINE V load_widen8(const void* p) { return wasm_i16x8_load8x8(p); }     // 8 x i8 -> i16
 PERIGEE_INLINE V load_widen16u(const void* p) { return wasm_u32x4_load16x4(p); }  // 4 x u16 -> u32
+PERIGEE_INLINE V load_widen16(const void* p) { return wasm_i32x4_load16x4(p); }   // 4 x i16 -> i32
+PERIGEE_INLINE V load_halves64(const void* low, const void* high) {
+  return wasm_v128_load64_lane(high, wasm_v128_load64_zero(low), 1);
+}
 
 template <int kLane>
 PERIGEE_INLINE V load_lane32(const void* p, V v) {
@@ -47,15 +52,13 @@ PERIGEE_INLINE V shift_right32(V a, int n) { return wasm_u32x4_shr(a, uint32_t(n
 PERIGEE_INLINE V shift_right32s(V a, int n) { return wasm_i32x4_shr(a, uint32_t(n)); }
 PERIGEE_INLINE V add16(V a, V b) { return wasm_i16x8_add(a, b); }
 PERIGEE_INLINE V sub16(V a, V b) { return wasm_i16x8_sub(a, b); }
+PERIGEE_INLINE V max16(V a, V b) { return wasm_i16x8_max(a, b); }
 PERIGEE_INLINE V mul16(V a, V b) { return wasm_i16x8_mul(a, b); }
 PERIGEE_INLINE V add32(V a, V b) { return wasm_i32x4_add(a, b); }
 PERIGEE_INLINE V sub32(V a, V b) { return wasm_i32x4_sub(a, b); }
 PERIGEE_INLINE V greater32(V a, V b) { return wasm_i32x4_gt(a, b); }
 PERIGEE_INLINE V widen8_low(V a) { return wasm_i16x8_extend_low_i8x16(a); }
 PERIGEE_INLINE V widen8_high(V a) { return wasm_i16x8_extend_high_i8x16(a); }
-PERIGEE_INLINE V widen8u_low(V a) { return wasm_u16x8_extend_low_u8x16(a); }
-PERIGEE_INLINE V widen8u_high(V a) { return wasm_u16x8_extend_high_u8x16(a); }
-PERIGEE_INLINE V table16(V table, V index) { return wasm_i8x16_swizzle(table, index); }  // index 0..15 per byte
 PERIGEE_INLINE V narrow32(V a, V b) { return wasm_i16x8_narrow_i32x4(a, b); }
 PERIGEE_INLINE V narrow16(V a, V b) { return wasm_i8x16_narrow_i16x8(a, b); }
 
@@ -72,14 +75,6 @@ PERIGEE_INLINE V dot8(V x, V codes) {
   return add16(even, mul16(wasm_i16x8_shr(x, 8), shift_right16(codes, 8)));
 }
 #endif
-
-// Byte i: 255 where bit i of the 16 bits at byte kByte is set, else 0.
-template <int kByte>
-PERIGEE_INLINE V mask_of_bits(V v) {
-  constexpr int a = kByte, b = kByte + 1;
-  const V bit = wasm_i8x16_const(1, 2, 4, 8, 16, 32, 64, -128, 1, 2, 4, 8, 16, 32, 64, -128);
-  return wasm_i8x16_eq(bit_and(wasm_i8x16_shuffle(v, v, a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b), bit), bit);
-}
 
 // --- floats -------------------------------------------------------------------------------------------------------------
 PERIGEE_INLINE V add(V a, V b) { return wasm_f32x4_add(a, b); }
@@ -98,11 +93,6 @@ PERIGEE_INLINE V zip_low32(V a, V b) { return wasm_i32x4_shuffle(a, b, 0, 4, 1, 
 PERIGEE_INLINE V zip_high32(V a, V b) { return wasm_i32x4_shuffle(a, b, 2, 6, 3, 7); }
 PERIGEE_INLINE V zip_low64(V a, V b) { return wasm_i64x2_shuffle(a, b, 0, 2); }
 PERIGEE_INLINE V zip_high64(V a, V b) { return wasm_i64x2_shuffle(a, b, 1, 3); }
-
-template <int kLane>
-PERIGEE_INLINE V splat_lane32(V a) {
-  return wasm_i32x4_shuffle(a, a, kLane, kLane, kLane, kLane);
-}
 
 template <int kLane>
 PERIGEE_INLINE float lane_float(V a) {

@@ -85,8 +85,10 @@ void quantize_row(Activation kind, const float* x, uint32_t cols, uint8_t* out) 
       for (uint32_t i = 0; i < pad4(cols); i++) y[i] = i < cols ? x[i] : 0.0f;
       return;
     }
-    case Activation::Q8_0: return quantize_q8_0(x, cols, out);
-    case Activation::Q8_K: return quantize_q8_k(x, cols, out);
+    case Activation::Q8_0:
+      return quantize_q8_0(x, cols, out);
+    case Activation::Q8_K:
+      return quantize_q8_k(x, cols, out);
   }
 }
 

@@ -30,7 +30,9 @@ struct Q8_KRow {
 };
 
 constexpr size_t q8_0_row_bytes(uint32_t cols) { return cols + size_t(8) * pad4(cols / 32); }
-constexpr size_t q8_k_row_bytes(uint32_t cols) { return cols + size_t(4) * pad4(cols / 256) + size_t(48) * (cols / 256); }
+constexpr size_t q8_k_row_bytes(uint32_t cols) {
+  return cols + size_t(4) * pad4(cols / 256) + size_t(48) * (cols / 256);
+}
 
 inline Q8_0Row q8_0_row(const uint8_t* row, uint32_t cols) {
   const uint8_t* d = row + cols;
@@ -41,8 +43,8 @@ inline Q8_0Row q8_0_row(const uint8_t* row, uint32_t cols) {
 inline Q8_KRow q8_k_row(const uint8_t* row, uint32_t cols) {
   const uint8_t* d = row + cols;
   const uint8_t* sums = d + size_t(4) * pad4(cols / 256);
-  return {reinterpret_cast<const int8_t*>(row), reinterpret_cast<const float*>(d), reinterpret_cast<const int16_t*>(sums),
-          reinterpret_cast<const int16_t*>(sums + size_t(16) * (cols / 256))};
+  return {reinterpret_cast<const int8_t*>(row), reinterpret_cast<const float*>(d),
+          reinterpret_cast<const int16_t*>(sums), reinterpret_cast<const int16_t*>(sums + size_t(16) * (cols / 256))};
 }
 
 // A block whose largest magnitude is below this is stored as zeros: its inverse scale could overflow.

@@ -210,18 +210,30 @@ void dequantize_row(DType type, const uint8_t* w, uint32_t cols, float* y) {
       for (uint32_t i = 0; i < cols; i++) y[i] = bf16_to_float(x[i]);
       return;
     }
-    case DType::Q4_0: return dequantize_blocks32<BlockQ4_0, false>(w, cols, y);
-    case DType::Q4_1: return dequantize_blocks32<BlockQ4_1, true>(w, cols, y);
-    case DType::Q5_0: return dequantize_blocks32<BlockQ5_0, false>(w, cols, y);
-    case DType::Q5_1: return dequantize_blocks32<BlockQ5_1, true>(w, cols, y);
-    case DType::Q8_0: return dequantize_blocks32<BlockQ8_0, false>(w, cols, y);
-    case DType::IQ4_NL: return dequantize_blocks32<BlockIQ4_NL, false>(w, cols, y);
-    case DType::Q2_K: return dequantize_blocks256<BlockQ2_K, true>(w, cols, y);
-    case DType::Q3_K: return dequantize_blocks256<BlockQ3_K, false>(w, cols, y);
-    case DType::Q4_K: return dequantize_blocks256<BlockQ4_K, true>(w, cols, y);
-    case DType::Q5_K: return dequantize_blocks256<BlockQ5_K, true>(w, cols, y);
-    case DType::Q6_K: return dequantize_blocks256<BlockQ6_K, false>(w, cols, y);
-    case DType::IQ4_XS: return dequantize_blocks256<BlockIQ4_XS, false>(w, cols, y);
+    case DType::Q4_0:
+      return dequantize_blocks32<BlockQ4_0, false>(w, cols, y);
+    case DType::Q4_1:
+      return dequantize_blocks32<BlockQ4_1, true>(w, cols, y);
+    case DType::Q5_0:
+      return dequantize_blocks32<BlockQ5_0, false>(w, cols, y);
+    case DType::Q5_1:
+      return dequantize_blocks32<BlockQ5_1, true>(w, cols, y);
+    case DType::Q8_0:
+      return dequantize_blocks32<BlockQ8_0, false>(w, cols, y);
+    case DType::IQ4_NL:
+      return dequantize_blocks32<BlockIQ4_NL, false>(w, cols, y);
+    case DType::Q2_K:
+      return dequantize_blocks256<BlockQ2_K, true>(w, cols, y);
+    case DType::Q3_K:
+      return dequantize_blocks256<BlockQ3_K, false>(w, cols, y);
+    case DType::Q4_K:
+      return dequantize_blocks256<BlockQ4_K, true>(w, cols, y);
+    case DType::Q5_K:
+      return dequantize_blocks256<BlockQ5_K, true>(w, cols, y);
+    case DType::Q6_K:
+      return dequantize_blocks256<BlockQ6_K, false>(w, cols, y);
+    case DType::IQ4_XS:
+      return dequantize_blocks256<BlockIQ4_XS, false>(w, cols, y);
   }
 }
 
