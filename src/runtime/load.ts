@@ -30,8 +30,8 @@ export interface LoadOptions {
 
 /** Enough for long chats, small enough for every machine; --cache_lens raises it. */
 export const defaultContext = 8192;
-/** Long enough that each expert of the family's models sees dozens of tokens per step, so its weights are read for many. */
-export const defaultBatchTokens = 512;
+/** Each expert of the family's models sees dozens of tokens per step, and activations stay a fraction of the weights. */
+export const defaultBatchTokens = 256;
 /** Logits kept at once, so that scoring a large vocabulary stays within this many bytes. */
 const logitsBytes = 64 << 20;
 
