@@ -87,6 +87,9 @@ float affine_error(const float* x, const float* w, float d, float m, float level
   return error.total();
 }
 
+// The nearest integer scale and min, and one step of either: diagonal steps won 0.2 % of error for a third more time.
+constexpr float kNear[5][2] = {{0, 0}, {-1, 0}, {1, 0}, {0, -1}, {0, 1}};
+
 // Integer scales and mins next to the wanted ones, the pair with the least error per sub-block, and its codes.
 void choose_affine(const float* x, const float* w, const float* scale, const float* min, float levels, Affine256& out) {
   const float d = half_to_float(out.d), dmin = half_to_float(out.dmin);
@@ -95,8 +98,8 @@ void choose_affine(const float* x, const float* w, const float* scale, const flo
     const float base = nearest(clamp(scale[s] * inverse_of(d), 0, 63));
     const float base_min = nearest(clamp(min[s] * inverse_of(dmin), 0, 63));
     float best = 3.0e38f;
-    for (int i = 0; i < 9; ++i) {
-      const float sc = base + float(i / 3 - 1), mn = base_min + float(i % 3 - 1);
+    for (const auto& step : kNear) {
+      const float sc = base + step[0], mn = base_min + step[1];
       if (sc < 0 || sc > 63 || mn < 0 || mn > 63) continue;
       const float error = affine_error(x + 32 * s, w + 32 * s, d * sc, dmin * mn, levels);
       if (error >= best) continue;
@@ -294,29 +297,55 @@ void encode_blocks(const float* x, uint32_t cols, uint32_t elements, uint8_t* ou
 
 bool can_encode(DType type) {
   switch (type) {
-    case DType::F32: case DType::F16: case DType::BF16: case DType::Q8_0: case DType::Q4_0: case DType::Q5_0:
-    case DType::Q5_1: case DType::Q4_K: case DType::Q5_K: case DType::Q6_K: return true;
-    default: return false;
+    case DType::F32:
+    case DType::F16:
+    case DType::BF16:
+    case DType::Q8_0:
+    case DType::Q4_0:
+    case DType::Q5_0:
+    case DType::Q5_1:
+    case DType::Q4_K:
+    case DType::Q5_K:
+    case DType::Q6_K:
+      return true;
+    default:
+      return false;
   }
 }
 
 void encode_row(DType type, const float* x, uint32_t cols, uint8_t* out) {
   switch (type) {
-    case DType::F32: memcpy(out, x, size_t(cols) * 4); return;
+    case DType::F32:
+      memcpy(out, x, size_t(cols) * 4);
+      return;
     case DType::F16:
-      for (uint32_t i = 0; i < cols; ++i) { const uint16_t h = float_to_half(x[i]); memcpy(out + 2 * i, &h, 2); }
+      for (uint32_t i = 0; i < cols; ++i) {
+        const uint16_t h = float_to_half(x[i]);
+        memcpy(out + 2 * i, &h, 2);
+      }
       return;
     case DType::BF16:
-      for (uint32_t i = 0; i < cols; ++i) { const uint16_t h = float_to_bf16(x[i]); memcpy(out + 2 * i, &h, 2); }
+      for (uint32_t i = 0; i < cols; ++i) {
+        const uint16_t h = float_to_bf16(x[i]);
+        memcpy(out + 2 * i, &h, 2);
+      }
       return;
-    case DType::Q8_0: return encode_blocks<BlockQ8_0>(x, cols, 32, out);
-    case DType::Q4_0: return encode_blocks<BlockQ4_0>(x, cols, 32, out);
-    case DType::Q5_0: return encode_blocks<BlockQ5_0>(x, cols, 32, out);
-    case DType::Q5_1: return encode_blocks<BlockQ5_1>(x, cols, 32, out);
-    case DType::Q4_K: return encode_blocks<BlockQ4_K>(x, cols, 256, out);
-    case DType::Q5_K: return encode_blocks<BlockQ5_K>(x, cols, 256, out);
-    case DType::Q6_K: return encode_blocks<BlockQ6_K>(x, cols, 256, out);
-    default: return;
+    case DType::Q8_0:
+      return encode_blocks<BlockQ8_0>(x, cols, 32, out);
+    case DType::Q4_0:
+      return encode_blocks<BlockQ4_0>(x, cols, 32, out);
+    case DType::Q5_0:
+      return encode_blocks<BlockQ5_0>(x, cols, 32, out);
+    case DType::Q5_1:
+      return encode_blocks<BlockQ5_1>(x, cols, 32, out);
+    case DType::Q4_K:
+      return encode_blocks<BlockQ4_K>(x, cols, 256, out);
+    case DType::Q5_K:
+      return encode_blocks<BlockQ5_K>(x, cols, 256, out);
+    case DType::Q6_K:
+      return encode_blocks<BlockQ6_K>(x, cols, 256, out);
+    default:
+      return;
   }
 }
 

@@ -66,8 +66,8 @@ inline float fit_symmetric(const float* x, const float* w, uint32_t n, float hal
   if (__builtin_fabsf(largest) < 1e-30f) return 0;
   SymmetricFit best;
   // The largest element may land on -half_range, on its positive neighbour, or be cut a little by either.
-  for (int step = -8; step <= 8; ++step) {
-    const SymmetricFit fit = solve_symmetric(x, w, n, half_range, -(half_range + 0.125f * float(step)) / largest);
+  for (int step = -4; step <= 4; ++step) {
+    const SymmetricFit fit = solve_symmetric(x, w, n, half_range, -(half_range + 0.25f * float(step)) / largest);
     if (fit.gain > best.gain) best = fit;
   }
   for (int polish = 0; polish < 4 && best.d != 0; ++polish) {
@@ -89,8 +89,8 @@ struct AffineSums {
 };
 
 // Codes of the grid (inverse, o), then the best d and o for those codes.
-inline AffineFit solve_affine(const float* x, const float* w, uint32_t n, float levels, bool down, float inverse, float o,
-                              const AffineSums& sums) {
+inline AffineFit solve_affine(const float* x, const float* w, uint32_t n, float levels, bool down, float inverse,
+                              float o, const AffineSums& sums) {
   Lanes lane_q, lane_qq, lane_qx;
   for (uint32_t i = 0; i < n; i += 4) {
     for (uint32_t l = 0; l < 4; ++l) {
@@ -131,8 +131,8 @@ inline AffineFit fit_affine(const float* x, const float* w, uint32_t n, float le
   AffineFit best = {0, lowest, 0};
   if (!(highest - lowest > 1e-30f)) return best;
   best.error = 3.0e38f;
-  for (int step = -8; step <= 8; ++step) {
-    const float inverse = (levels + 0.125f * float(step)) / (highest - lowest);
+  for (int step = -4; step <= 4; ++step) {
+    const float inverse = (levels + 0.25f * float(step)) / (highest - lowest);
     const AffineFit fit = solve_affine(x, w, n, levels, down, inverse, lowest, sums);
     if (fit.d > 0 && fit.error < best.error) best = fit;
   }
