@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { cp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,7 +8,7 @@ import { parseHfConfig } from '../../src/convert/hf-config.ts';
 import { modelMetadata } from '../../src/convert/metadata.ts';
 import { planTensors } from '../../src/convert/names.ts';
 import { type ConvertType, chooseTensorType } from '../../src/convert/tensor-types.ts';
-import { rebuildMerges } from '../../src/convert/tokenizer-metadata.ts';
+import { rebuildMerges, tokenizerMetadata } from '../../src/convert/tokenizer-metadata.ts';
 import type { GgufModel } from '../../src/gguf/types.ts';
 import { modelConfig } from '../../src/model/gguf.ts';
 import { openOutput, smallConfig, smallTensors, temporary, writeCheckpoint } from './support.ts';
@@ -279,6 +280,24 @@ describe('the tokenizer of a converted checkpoint', () => {
     const result = await convertCheckpoint(await writeCheckpoint(smallConfig, smallTensors()), path, { type: 'q8_0' });
     expect(result.notes).toContainEqual(expect.stringContaining('no tokenizer'));
     expect((await openOutput(path)).model.metadata.get('tokenizer.ggml.model')).toBe('none');
+  });
+});
+
+const kimi = fileURLToPath(new URL('../../../shared/kimi-tokenizer', import.meta.url));
+
+describe.skipIf(!existsSync(kimi))("Kimi's own vocabulary (skipped where ../shared/kimi-tokenizer is absent)", () => {
+  it('gets the merges that published GGUF files have', async () => {
+    const { entries } = await tokenizerMetadata(kimi, { ...config(k2), bos: 163584, eos: 163586, pad: 163839 });
+    const list = (key: string) =>
+      entries.find((entry) => entry.key === `tokenizer.ggml.${key}`)?.value as readonly string[];
+    const merges = list('merges');
+    expect(merges.length).toBe(163328);
+    expect(merges.slice(0, 4)).toEqual(['Ġ Ġ', 'ĠĠ ĠĠ', 'Ġ t', 'i n']);
+    // Each merge makes the token of its place; the space between the halves is the first after the first character.
+    const joined = merges.map(
+      (merge) => merge.slice(0, merge.indexOf(' ', 1)) + merge.slice(merge.indexOf(' ', 1) + 1),
+    );
+    expect(joined).toEqual(list('tokens').slice(256, 163584));
   });
 });
 
