@@ -306,6 +306,16 @@ function stepViews(
   return {
     logits: new Float32Array(memory.buffer, at(stepFields.logits), limits.batchOutputs * config.vocabulary),
     write(batch) {
+      const { batchTokens, batchOutputs, batchSequences } = limits;
+      if (
+        batch.tokens.length > batchTokens ||
+        batch.outputs.length > batchOutputs ||
+        batch.pageTables.length > batchSequences
+      ) {
+        throw new RangeError(
+          `the step was refused: more than ${batchTokens} tokens, ${batchOutputs} outputs or ${batchSequences} sequences`,
+        );
+      }
       tokens.set(batch.tokens);
       positions.set(batch.positions);
       sequences.set(batch.sequences);

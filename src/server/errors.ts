@@ -30,6 +30,7 @@ const types: Readonly<Record<number, string>> = {
 
 /** Codes that clients know under another name than the catalogue's. */
 const wireCodes: Readonly<Partial<Record<PerigeeError['code'], string>>> = {
+  MAX_TOKENS_EXCEEDS_CONTEXT: 'context_length_exceeded',
   MODEL_UNKNOWN: 'model_not_found',
   API_KEY_WRONG: 'invalid_api_key',
 };

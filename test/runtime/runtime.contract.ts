@@ -164,6 +164,7 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       ['a position beyond the context', { positions: [1 << 20] }],
       ['a page that does not exist', { pageTables: [[9_999]] }],
       ['an output that is no token', { outputs: [1] }],
+      ['more tokens than a step may have', { tokens: new Array(100_000).fill(1) }],
       ['no token at all', { tokens: [], positions: [], outputs: [] }],
     ])('are refused and leave the runtime usable: %s', async (_, change) => {
       const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
