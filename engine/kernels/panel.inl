@@ -14,7 +14,7 @@ struct RowCodes {
   alignas(16) int8_t q[256];
   alignas(16) int16_t scale[16];  // superblocks: one per 16 elements
   alignas(16) int16_t min[16];    // one per 16, or per 32 (Format::kMins == 8)
-  float d[8], m[8];               // one per block
+  alignas(16) float d[8], m[8];   // one per block
 };
 
 // A format without SIMD decoding: by quant/dequantize.h.
@@ -59,8 +59,11 @@ struct FastFormat : Format {
     if constexpr (kSuper) {
       fill_superblock(blocks[0], out);
     } else {
+      for (uint32_t b = 0; b < count; b += 4) {
+        const auto* heads = reinterpret_cast<const uint8_t*>(&blocks[b].d);
+        store(out.d + b, halfs_to_float(gather_heads<false>(heads, sizeof(Block), count - b)));
+      }
       for (uint32_t b = 0; b < count; b++) {
-        out.d[b] = half_to_float(blocks[b].d);
         if constexpr (std::is_same_v<Format, FormatQ8_0>) {
           __builtin_memcpy(out.q + 32 * b, blocks[b].qs, 32);
         } else {
@@ -121,9 +124,14 @@ struct PanelScales {
   void fill(const RowCodes rows[kPanelRows], uint32_t blocks) {
     for (uint32_t g = 0; g < kGroups; g++) {
       const RowCodes* r = rows + 4 * g;
-      for (uint32_t b = 0; b < blocks; b++) {
-        d[b][g] = make_float(r[0].d[b], r[1].d[b], r[2].d[b], r[3].d[b]);
-        if constexpr (Format::kHasMin) m[b][g] = make_float(r[0].m[b], r[1].m[b], r[2].m[b], r[3].m[b]);
+      for (uint32_t b = 0; b < blocks; b += 4) {
+        V four[4];
+        transpose4(load(r[0].d + b), load(r[1].d + b), load(r[2].d + b), load(r[3].d + b), four);
+        for (int i = 0; i < 4; i++) d[b + i][g] = four[i];
+        if constexpr (Format::kHasMin) {
+          transpose4(load(r[0].m + b), load(r[1].m + b), load(r[2].m + b), load(r[3].m + b), four);
+          for (int i = 0; i < 4; i++) m[b + i][g] = four[i];
+        }
       }
       if constexpr (Format::kHasMin && Format::kSuper) fill_mins(r, g, Format::kMins);
     }
@@ -210,18 +218,30 @@ struct Panel8 : PanelScales {
         for (int p = 0; p < 4; p++) w[c / 4 + p][g] = quads[p];
       }
       if constexpr (Format::kSuper) {
-        for (int s = 0; s < 16; s++) {
-          const V four = make32(r[0].scale[s], r[1].scale[s], r[2].scale[s], r[3].scale[s]);
-          scale[s][g] = bit_or(bit_and(four, splat32(0xffff)), shift_left32(four, 16));
-        }
-        if constexpr (kOffsetAsMins) {  // the offset's share: kOffset * scale per 16 elements
+        fill_scales(r, g, 0);
+        fill_scales(r, g, 8);
+        if constexpr (kOffsetAsMins) {  // the offset's share: 32 * scale per 16 elements
+          static_assert(Format::kOffset == 32);
           for (int i = 0; i < 4; i++)
-            for (int s = 0; s < 16; s++) r[i].min[s] = int16_t(Format::kOffset * r[i].scale[s]);
+            for (int s = 0; s < 16; s += 8) store(r[i].min + s, shift_left16(load(r[i].scale + s), 5));
           fill_mins(r, g, 16);
         }
       }
     }
     PanelScales::fill<Format>(rows, blocks);
+  }
+
+  // Scales s .. s + 7 of four rows.
+  PERIGEE_INLINE void fill_scales(const RowCodes r[4], uint32_t g, int s) {
+    const V a = load(r[0].scale + s), b = load(r[1].scale + s), c = load(r[2].scale + s), d = load(r[3].scale + s);
+    const V ab[2] = {zip_low16(a, b), zip_high16(a, b)}, cd[2] = {zip_low16(c, d), zip_high16(c, d)};
+    for (int i = 0; i < 2; i++) {
+      const V low = zip_low32(ab[i], cd[i]), high = zip_high32(ab[i], cd[i]);  // 4 rows' scale | 4 rows' next scale
+      scale[s + 4 * i][g] = zip_low16(low, low);
+      scale[s + 4 * i + 1][g] = zip_high16(low, low);
+      scale[s + 4 * i + 2][g] = zip_low16(high, high);
+      scale[s + 4 * i + 3][g] = zip_high16(high, high);
+    }
   }
 
   template <int kT>

@@ -39,8 +39,6 @@ PERIGEE_INLINE V splat8(int v) { return wasm_i8x16_splat(int8_t(v)); }
 PERIGEE_INLINE V splat16(int v) { return wasm_i16x8_splat(int16_t(v)); }
 PERIGEE_INLINE V splat32(int32_t v) { return wasm_i32x4_splat(v); }
 PERIGEE_INLINE V splat_float(float v) { return wasm_f32x4_splat(v); }
-PERIGEE_INLINE V make32(int32_t a, int32_t b, int32_t c, int32_t d) { return wasm_i32x4_make(a, b, c, d); }
-PERIGEE_INLINE V make_float(float a, float b, float c, float d) { return wasm_f32x4_make(a, b, c, d); }
 
 // --- bits and integers --------------------------------------------------------------------------------------------------
 PERIGEE_INLINE V bit_and(V a, V b) { return wasm_v128_and(a, b); }
