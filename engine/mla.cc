@@ -9,6 +9,10 @@ namespace perigee {
 
 namespace {
 
+// DeepSeek's own code and the transformers library build the latent norms with their default eps, whatever the
+// checkpoint's rms_norm_eps says; vLLM and llama.cpp take that. They differ where it is 1e-5 (Moonlight, K2-Thinking).
+constexpr float kLatentEps = 1e-6f;
+
 // qkv[t] = [W_qa h | W_kva h], own rows; without a low-rank query the plain projection of the own heads goes to q.
 void project_inputs(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
@@ -48,7 +52,7 @@ void expand_queries(Engine& e, Rank& rank, uint32_t layer) {
   batch.reset();
   float* normed = rank.h;  // no longer needed; [T][q_rank]
   for (uint32_t t = 0; t < n; t++) {
-    e.kernels->rms_norm(e.qkv + static_cast<size_t>(t) * e.qkv_width(), e.vectors[layer].q_a_norm, c.rms_eps, c.q_rank,
+    e.kernels->rms_norm(e.qkv + static_cast<size_t>(t) * e.qkv_width(), e.vectors[layer].q_a_norm, kLatentEps, c.q_rank,
                         normed + static_cast<size_t>(t) * c.q_rank);
   }
   const size_t y = batch.multiply(w, 0, batch.put(w.type, normed, n, c.q_rank, c.q_rank), kAllRows, n);
@@ -72,7 +76,7 @@ void append_latents(Engine& e, uint32_t r, uint32_t layer) {
     float* row = e.page(layer, table[position / e.limits.page_tokens]) +
                  static_cast<size_t>(position % e.limits.page_tokens) * c.latent_dim();
     const float* latent = e.qkv + static_cast<size_t>(t) * e.qkv_width() + c.q_rank;
-    e.kernels->rms_norm(latent, e.vectors[layer].kv_a_norm, c.rms_eps, c.kv_rank, row);
+    e.kernels->rms_norm(latent, e.vectors[layer].kv_a_norm, kLatentEps, c.kv_rank, row);
     __builtin_memcpy(row + c.kv_rank, latent + c.kv_rank, c.rope_dim * sizeof(float));
     rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, pairs);
   }

@@ -10,6 +10,9 @@ type Vector = Float64Array<ArrayBuffer>;
 /** Matrix rows: y = W x. */
 type Matrix = Float32Array[];
 
+/** The transformers library's, whatever the checkpoint's eps is. */
+const latentEps = 1e-6;
+
 const sum = (values: Iterable<number>): number => {
   let total = 0;
   for (const value of values) total += value;
@@ -90,7 +93,7 @@ export class Oracle {
     const queries = inputs.map((h, t) => this.#rotateHeads(this.#query(h, at), queryDim, t));
     const latents = inputs.map((h, t) => {
       const both = multiply(this.#matrix(at('attn_kv_a_mqa.weight')), h);
-      const latent = norm(both.subarray(0, c.kvRank), this.#vector(at('attn_kv_a_norm.weight')), c.rmsEps);
+      const latent = norm(both.subarray(0, c.kvRank), this.#vector(at('attn_kv_a_norm.weight')), latentEps);
       return { latent, key: this.#rotate(both.subarray(c.kvRank), t) };
     });
     const heads = Array.from({ length: c.heads }, (_, head) => this.#headMatrices(at, head));
@@ -123,7 +126,7 @@ export class Oracle {
     const latent = multiply(this.#matrix(at('attn_q_a.weight')), h);
     return multiply(
       this.#matrix(at('attn_q_b.weight')),
-      norm(latent, this.#vector(at('attn_q_a_norm.weight')), c.rmsEps),
+      norm(latent, this.#vector(at('attn_q_a_norm.weight')), latentEps),
     );
   }
 
