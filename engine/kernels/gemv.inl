@@ -2,8 +2,8 @@
 // unpacked once; elements lie along the vectors, and the sums of four blocks fold together into rule 2's four lanes.
 
 template <int kN>
-PERIGEE_INLINE void store_results(const MatmulArgs& a, uint32_t first, uint32_t r, const V acc[kN]) {
-  for (int t = 0; t < kN; t++) a.y[(first + t) * a.y_stride + r] = fold4(acc[t]);
+PERIGEE_INLINE void store_results(const MatmulArgs& a, uint32_t r, const V acc[kN]) {
+  for (int t = 0; t < kN; t++) a.y[t * a.y_stride + r] = fold4(acc[t]);
 }
 
 // 64 elements: adds scale * (codes . x) to four partial sums.
@@ -75,30 +75,63 @@ PERIGEE_INLINE V superblock_terms(V xd, V d, V dmin, V isum, V msum) {
   return mul(xd, kHasMin ? sub(value, mul(dmin, to_float(msum))) : value);
 }
 
+// Rule 2's terms of `count` (at most four) superblocks that follow one another in memory; superblock i meets the
+// activations' b + (i & mask), whose scales are xd.
 template <typename Format, int kN>
-PERIGEE_NOINLINE void gemv_superblocks(const MatmulArgs& a, uint32_t first) {
+PERIGEE_INLINE void group_terms(const typename Format::Block* w, uint32_t count, const Q8_KRow x[kN], uint32_t b,
+                                uint32_t mask, const V xd[kN], V terms[kN]) {
+  V isum[4][kN], msum[4][kN];
+  for (uint32_t i = 0; i < count; i++) superblock_dots<Format, kN>(w[i], x, b + (i & mask), isum[i], msum[i]);
+  for (uint32_t i = count; i < 4; i++)
+    for (int t = 0; t < kN; t++) isum[i][t] = msum[i][t] = zero();
+  V d, dmin;
+  superblock_scales<Format>(w, count, d, dmin);
+  for (int t = 0; t < kN; t++) {
+    const V i4 = sums_of_four(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
+    const V m4 = Format::kHasMin ? sums_of_four(msum[0][t], msum[1][t], msum[2][t], msum[3][t]) : zero();
+    terms[t] = superblock_terms<Format::kHasMin>(xd[t], d, dmin, i4, m4);
+  }
+}
+
+template <typename Format, int kN>
+PERIGEE_NOINLINE void gemv_superblocks(const MatmulArgs& a) {
   const uint32_t blocks = a.cols / 256;
   Q8_KRow x[kN];
-  for (int t = 0; t < kN; t++) x[t] = q8_k_row(activation(a, first + t), a.cols);
+  for (int t = 0; t < kN; t++) x[t] = q8_k_row(activation(a, t), a.cols);
   const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
   for (uint32_t r = 0; r < a.rows; r++, w += blocks) {
-    V acc[kN];
+    V acc[kN], xd[kN], terms[kN];
     for (int t = 0; t < kN; t++) acc[t] = zero();
     for (uint32_t b = 0; b < blocks; b += 4) {
-      const uint32_t count = blocks - b < 4 ? blocks - b : 4;
-      V isum[4][kN], msum[4][kN];
-      for (uint32_t i = 0; i < count; i++) superblock_dots<Format, kN>(w[b + i], x, b + i, isum[i], msum[i]);
-      for (uint32_t i = count; i < 4; i++)
-        for (int t = 0; t < kN; t++) isum[i][t] = msum[i][t] = zero();
-      V d, dmin;
-      superblock_scales<Format>(w + b, count, d, dmin);
-      for (int t = 0; t < kN; t++) {
-        const V i4 = sums_of_four(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
-        const V m4 = Format::kHasMin ? sums_of_four(msum[0][t], msum[1][t], msum[2][t], msum[3][t]) : zero();
-        acc[t] = add(acc[t], superblock_terms<Format::kHasMin>(load(x[t].d + b), d, dmin, i4, m4));
-      }
+      for (int t = 0; t < kN; t++) xd[t] = load(x[t].d + b);
+      group_terms<Format, kN>(w + b, blocks - b < 4 ? blocks - b : 4, x, b, 3, xd, terms);
+      for (int t = 0; t < kN; t++) acc[t] = add(acc[t], terms[t]);
     }
-    store_results<kN>(a, first, r, acc);
+    store_results<kN>(a, r, acc);
+  }
+}
+
+// Rows of one or two superblocks, the family's narrow experts: a group of four holds several rows, so that no lane idles.
+template <typename Format, int kN>
+PERIGEE_NOINLINE void gemv_short_rows(const MatmulArgs& a) {
+  const uint32_t blocks = a.cols / 256, mask = blocks - 1, group_rows = 4 / blocks;
+  Q8_KRow x[kN];
+  V xd[kN], terms[kN];
+  for (int t = 0; t < kN; t++) {
+    x[t] = q8_k_row(activation(a, t), a.cols);
+    alignas(16) const float d[4] = {x[t].d[0], x[t].d[1 & mask], x[t].d[0], x[t].d[1 & mask]};
+    xd[t] = load(d);
+  }
+  const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
+  for (uint32_t r = 0; r < a.rows; r += group_rows, w += 4) {
+    const uint32_t rows = a.rows - r < group_rows ? a.rows - r : group_rows;
+    group_terms<Format, kN>(w, rows * blocks, x, 0, mask, xd, terms);
+    for (int t = 0; t < kN; t++) {
+      alignas(16) float lanes[4];
+      store(lanes, add(zero(), terms[t]));  // every lane starts at +0.0
+      float* y = a.y + t * a.y_stride + r;
+      for (uint32_t i = 0; i < rows; i++) y[i] = blocks == 1 ? lanes[i] : lanes[2 * i] + lanes[2 * i + 1];
+    }
   }
 }
 
@@ -138,10 +171,10 @@ PERIGEE_INLINE V without_offset(V isum, V xsum) {
 }
 
 template <typename Format, int kN>
-PERIGEE_NOINLINE void gemv_blocks(const MatmulArgs& a, uint32_t first) {
+PERIGEE_NOINLINE void gemv_blocks(const MatmulArgs& a) {
   const uint32_t blocks = a.cols / 32;
   Q8_0Row x[kN];
-  for (int t = 0; t < kN; t++) x[t] = q8_0_row(activation(a, first + t), a.cols);
+  for (int t = 0; t < kN; t++) x[t] = q8_0_row(activation(a, t), a.cols);
   const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
   for (uint32_t r = 0; r < a.rows; r++, w += blocks) {
     V acc[kN];
@@ -161,6 +194,6 @@ PERIGEE_NOINLINE void gemv_blocks(const MatmulArgs& a, uint32_t first) {
         acc[t] = add(acc[t], mul(mul(d, load(x[t].d + b)), to_float(i4)));
       }
     }
-    store_results<kN>(a, first, r, acc);
+    store_results<kN>(a, r, acc);
   }
 }

@@ -129,8 +129,9 @@ using FastPanel = Panel16<FastFormat<Format>>;
 
 template <typename Format, int kN>
 void gemv(const MatmulArgs& a) {
-  if constexpr (FastFormat<Format>::kSuper) gemv_superblocks<Format, kN>(a, 0);
-  else gemv_blocks<Format, kN>(a, 0);
+  if constexpr (!FastFormat<Format>::kSuper) gemv_blocks<Format, kN>(a);
+  else if (a.cols <= 512) gemv_short_rows<Format, kN>(a);
+  else gemv_superblocks<Format, kN>(a);
 }
 
 // The fast formats: few activation rows by gemv, more by panels.
