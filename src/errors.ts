@@ -334,12 +334,6 @@ export const catalogue = {
     (d) => `${d.option} is '${d.value}'; it must be ${d.expected}.`,
   ),
   INPUT_UNREADABLE: entry<{ file: string; why: string }>(500, 2, (d) => `'${d.file}' cannot be used: ${d.why}.`),
-  CHECKPOINT_NOT_CONVERTED: entry<{ folder: string; file: string }>(
-    500,
-    2,
-    (d) =>
-      `'${d.folder}' is a Hugging Face checkpoint, and models run from GGUF. Convert it once: perigee convert ${d.folder} ${d.file} --type q8_0`,
-  ),
   OUTPUT_UNWRITABLE: entry<{ path: string; why: string }>(500, 1, (d) => `'${d.path}' could not be written: ${d.why}.`),
   PORT_UNAVAILABLE: entry<{ host: string; port: number; why: string }>(
     500,

@@ -63,7 +63,7 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
 }
 
 async function benchModel(argument: string | undefined, options: BenchOptions): Promise<OpenedModel> {
-  if (options.shape === undefined) return openModel(modelPath(argument), options);
+  if (options.shape === undefined) return openModel(await modelPath(argument), options);
   if (argument !== undefined) {
     throw perigeeError('OPTION_INVALID', {
       option: '--shape',

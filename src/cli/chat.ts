@@ -29,7 +29,7 @@ export function chatCommand(): Command {
 }
 
 async function chat(argument: string | undefined, options: ChatOptions): Promise<void> {
-  const partner = await startPartner({ ...options, model: modelPath(argument) });
+  const partner = await startPartner({ ...options, model: await modelPath(argument) });
   note(`${partner.engine.config.name}. Ctrl-C stops an answer; /new starts over; Ctrl-D ends.`);
   try {
     await converse(partner, options);

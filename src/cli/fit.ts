@@ -20,7 +20,7 @@ export function fitCommand(): Command {
 }
 
 async function fit(argument: string | undefined, options: FitOptions): Promise<void> {
-  const table = memoryFor(await openModel(modelPath(argument)), options);
+  const table = memoryFor(await openModel(await modelPath(argument)), options);
   if (options.json) printJson(table);
   else {
     print(renderMemoryTable(table));

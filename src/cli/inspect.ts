@@ -21,7 +21,7 @@ export function inspectCommand(): Command {
 }
 
 async function inspect(argument: string | undefined, options: InspectOptions): Promise<void> {
-  const { gguf, config } = await openModel(modelPath(argument), options);
+  const { gguf, config } = await openModel(await modelPath(argument), options);
   if (options.json) printJson(inspectModel(gguf, config));
   else print(inspectText(gguf, config));
 }

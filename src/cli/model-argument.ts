@@ -1,22 +1,15 @@
 /** What the MODEL argument names. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { perigeeError } from '../errors.ts';
 import { nanoFile } from '../runtime/assets.ts';
+import { convertedCheckpoint, isCheckpoint } from './checkpoint-cache.ts';
 
-export const modelHelp = 'a GGUF file, the first part of a split one, or a folder holding either (default: Nano)';
+export const modelHelp =
+  'a GGUF file, the first part of a split one, a folder holding either, or a checkpoint (default: Nano)';
 
-/** The path of the model: `argument`, or Nano. A Hugging Face checkpoint is refused with the command that converts it. */
-export function modelPath(argument: string | undefined): string {
+/** The path of the model: `argument`, or Nano. A Hugging Face checkpoint is converted first. */
+export async function modelPath(argument: string | undefined): Promise<string> {
   if (argument === undefined) return nanoFile;
-  if (isCheckpoint(argument))
-    throw perigeeError('CHECKPOINT_NOT_CONVERTED', { folder: argument, file: `${argument.replace(/\/+$/, '')}.gguf` });
-  return argument;
-}
-
-function isCheckpoint(path: string): boolean {
-  const has = (name: string) => existsSync(join(path, name));
-  return has('config.json') && (has('model.safetensors') || has('model.safetensors.index.json'));
+  return isCheckpoint(argument) ? convertedCheckpoint(argument) : argument;
 }
 
 /** Splits "[MODEL] TEXT...": the first word is a model when it ends in .gguf or something of that name exists. */

@@ -42,7 +42,7 @@ async function run(words: readonly string[], options: RunOptions): Promise<void>
       value: prompt,
       expected: 'some text, after the options',
     });
-  const partner = await startPartner({ ...options, model: modelPath(model) });
+  const partner = await startPartner({ ...options, model: await modelPath(model) });
   const selection = partner.engine.status().selection;
   note(`${partner.engine.config.name} on ${selection?.backend} ${selection?.isa}, ${selection?.threads} ranks`);
   try {

@@ -34,7 +34,7 @@ export function scoreCommand(): Command {
 
 async function score(argument: string | undefined, options: ScoreOptions): Promise<void> {
   const prompts = parsePrompts(options.tokens, await readText(options.tokens));
-  const model = await openModel(modelPath(argument), options);
+  const model = await openModel(await modelPath(argument), options);
   checkPrompts(prompts, model.config.vocabulary, model.config.context);
   const file = await openOutput(options.out);
   try {

@@ -60,7 +60,7 @@ export function serveCommand(): Command {
 }
 
 async function serve(argument: string | undefined, options: ServeOptions): Promise<void> {
-  const path = modelPath(argument ?? options.model);
+  const path = await modelPath(argument ?? options.model);
   const model = await openModel(path, options);
   const tokenizer = await openTokenizer(path);
   const logger = makeLogger();

@@ -22,7 +22,7 @@ describe('exit codes', () => {
     ['a kernel set that is not there', ['doctor', '--isa', 'avx512']],
     ['a missing model', ['inspect', '/nowhere/model.gguf']],
     ['a file that is no model', ['inspect', 'package.json']],
-    ['a checkpoint that is not converted', ['inspect', 'CHECKPOINT']],
+    ['a checkpoint that cannot be converted', ['inspect', 'CHECKPOINT']],
   ])('are 2 for %s, with a sentence', async (_, args) => {
     const result = await perigee(args.map((each) => (each === 'CHECKPOINT' ? folder : each)));
     expect(result).toMatchObject({ code: 2, stdout: '' });
@@ -33,6 +33,19 @@ describe('exit codes', () => {
   it('are 0 for --help and --version', async () => {
     expect((await perigee(['--help'])).code).toBe(0);
     expect(await perigee(['--version'])).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
+  });
+});
+
+describe('a Hugging Face checkpoint as MODEL', () => {
+  it('is converted once and kept', async () => {
+    const env = { XDG_CACHE_HOME: folder };
+    const inspect = () => perigee(['inspect', 'test/fixtures/moonlight', '--json'], { env });
+    const first = await inspect();
+    expect(first.code).toBe(0);
+    expect(first.stderr).toContain('converting it once');
+    const second = await inspect();
+    expect(second.stdout).toBe(first.stdout);
+    expect(second.stderr).not.toContain('converting');
   });
 });
 
