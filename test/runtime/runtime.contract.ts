@@ -35,6 +35,8 @@ const relatives: Record<string, SyntheticOptions> = {
   'grouped experts': { shape: 'tiny', mix: 'f32', groups: true },
   'a softmax router': { shape: 'tiny', mix: 'f32', softmax: true },
   'a softmax router with groups': { shape: 'tiny', mix: 'f32', softmax: true, groups: true },
+  'odd dimensions and 384 experts': { shape: 'tiny-odd', mix: 'f32' },
+  'odd dimensions, grouped': { shape: 'tiny-odd', mix: 'f32', groups: true, plainQuery: true },
   'no YaRN': { shape: 'tiny', mix: 'f32', noYarn: true },
 };
 
@@ -132,6 +134,7 @@ export function describeRuntime({ name, isas, load }: Backend): void {
     it.each([
       ['Kimi head dimensions', { shape: 'tiny-kimi', mix: 'q4_k_m' }],
       ['joined kv_b', { shape: 'tiny', mix: 'q4_k_m', joinedKvB: true }],
+      ['odd dimensions', { shape: 'tiny-odd', mix: 'f16' }],
     ] as const)('in every kernel table for %s', async (_, other) => {
       const model = await syntheticTestModel(other);
       const tokens = someTokens(80, model.config.vocabulary);
