@@ -28,7 +28,7 @@ export interface LoadOptions {
   readonly onProgress?: (progress: LoadProgress) => void;
 }
 
-/** Enough for long chats, small enough for every machine; --cache_lens raises it. */
+/** Enough for long chats, small enough for every machine; --context raises it. */
 export const defaultContext = 8192;
 /** Each expert of the family's models sees dozens of tokens per step, and activations stay a fraction of the weights. */
 export const defaultBatchTokens = 256;
