@@ -1,4 +1,5 @@
 /** The core module as TypeScript sees it: its exports, and how to put an instance on a memory. */
+import { alignUp } from '../src/gguf/sizes.ts';
 
 /** Exports of the core (wasm/bindings.cc). Addresses are byte offsets in the instance's memory. */
 export interface CoreExports {
@@ -53,8 +54,6 @@ export const stackBytes = 256 * 1024;
 
 const pageBytes = 65536;
 
-export const align = (value: number, alignment: number): number => Math.ceil(value / alignment) * alignment;
-
 /** A shared memory of at least `bytes`; what is never touched costs no RAM. */
 export function sharedMemory(bytes: number): WebAssembly.Memory {
   return new WebAssembly.Memory({ initial: Math.ceil(bytes / pageBytes), maximum: pageBytes, shared: true });
@@ -83,5 +82,5 @@ export function instantiate(
 
 /** Top of the first stack above the module's data; further stacks follow at distances of stackBytes. */
 export function firstStackTop(core: CoreExports): number {
-  return align(core.heap_base(), 64) + stackBytes;
+  return alignUp(core.heap_base(), 64) + stackBytes;
 }

@@ -43,6 +43,9 @@ export interface Shard {
   readonly outputAddress: number;
 }
 
+/** Bytes of a Job of engine/job.h. */
+export const jobBytes = 48;
+
 /** Words of the control block, an Int32Array in the state memory. */
 export const Control = { Sequence: 0, Finished: 1, Done: 2, Quit: 3, Loaded: 4, FirstRank: 16 } as const;
 /** Per rank, from FirstRank on: KiB loaded so far. */

@@ -2,9 +2,7 @@
 import { type ErrorCode, PerigeeError } from '../src/errors.ts';
 import { type CoreExports, instantiate } from './core.ts';
 import { type LoadedShard, loadShard } from './load-shard.ts';
-import { Control, controlWords, type RankTask } from './rank-task.ts';
-
-const jobBytes = 48;
+import { Control, controlWords, jobBytes, type RankTask } from './rank-task.ts';
 
 /** A failure with a code, as plain data: classes do not survive the way between threads. */
 export interface RankFailure {

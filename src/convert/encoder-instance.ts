@@ -1,5 +1,7 @@
 /** One instance of the engine's WASM module on a memory of its own, used for its row encoders alone. */
-import { align, type CoreExports, firstStackTop, instantiate, sharedMemory } from '../../wasm/core.ts';
+
+import { type CoreExports, firstStackTop, instantiate, sharedMemory } from '../../wasm/core.ts';
+import { alignUp } from '../gguf/sizes.ts';
 
 const pageBytes = 65536;
 
@@ -11,7 +13,7 @@ export class EncoderInstance {
 
   constructor(module: WebAssembly.Module) {
     this.#core = instantiate(module, this.#memory);
-    this.#base = align(firstStackTop(this.#core), 64);
+    this.#base = alignUp(firstStackTop(this.#core), 64);
   }
 
   /** Where the next `encode` finds its input: `count` floats, uninitialized. */

@@ -1,7 +1,7 @@
 /** From a placement to what the ranks load: shards with their pieces, and the addresses of every matrix. */
 
-import { align } from '../../wasm/core.ts';
-import type { Piece, Shard } from '../../wasm/rank-task.ts';
+import { jobBytes, type Piece, type Shard } from '../../wasm/rank-task.ts';
+import { alignUp } from '../gguf/sizes.ts';
 import type { GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { type Binding, type Placed, planRank } from '../model/plan.ts';
@@ -18,7 +18,6 @@ export interface PlacedRank {
 
 /** One WebAssembly memory's most bytes. */
 export const memoryLimit = 2 ** 32;
-const jobBytes = 48;
 
 /** What a shard holds beside weights, and how large it may be. */
 export interface ShardRoom {
@@ -39,11 +38,11 @@ export function placeShards(
   ranks: number,
   room: ShardRoom,
 ): PlacedRank[] {
-  const jobsAddress = align(room.begin, 64);
+  const jobsAddress = alignUp(room.begin, 64);
   const mostJobs = Math.max(room.batchTokens, 2 * config.experts, config.heads) + 4; // job_capacity of engine/sizes.cc
-  const inputAddress = align(jobsAddress + mostJobs * jobBytes, 64);
-  const outputAddress = align(inputAddress + room.call.input, 64);
-  const space = { begin: align(outputAddress + room.call.output, 64), end: room.most };
+  const inputAddress = alignUp(jobsAddress + mostJobs * jobBytes, 64);
+  const outputAddress = alignUp(inputAddress + room.call.input, 64);
+  const space = { begin: alignUp(outputAddress + room.call.output, 64), end: room.most };
   return Array.from({ length: ranks }, (_, rank) => {
     const plan = planRank(config, tensors, rank, ranks, space);
     const pieces: Piece[][] = plan.shardBytes.map(() => []);

@@ -2,10 +2,11 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
-import { align, type CoreExports, firstStackTop, instantiate, sharedMemory, stackBytes } from '../../wasm/core.ts';
+import { type CoreExports, firstStackTop, instantiate, sharedMemory, stackBytes } from '../../wasm/core.ts';
 import type { RankFailure } from '../../wasm/rank.ts';
 import { Control, controlWords, type RankTask } from '../../wasm/rank-task.ts';
 import { PerigeeError, perigeeError } from '../errors.ts';
+import { alignUp } from '../gguf/sizes.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { ModelTensors } from '../model/tensors.ts';
 import { coreFile, entryFile } from './assets.ts';
@@ -236,12 +237,12 @@ function allocateState(module: WebAssembly.Module, config: ModelConfig, limits: 
   const structs = writeConfig(trial.buffer, base, config, limits);
   const arenaBytes = measure.engine_bytes(structs.config, structs.limits);
   if (arenaBytes === 0) throw perigeeError('MODEL_SHAPE_REFUSED', { name: config.name });
-  const scratch = align(structs.end, 64);
+  const scratch = alignUp(structs.end, 64);
   const longestVector = Math.max(config.hidden, config.qRank, config.kvRank, config.experts);
-  const control = align(scratch + longestVector * Float32Array.BYTES_PER_ELEMENT, 64);
-  const stageTimes = align(control + controlWords(limits.ranks) * 4, 64);
-  const stackTop = align(stageTimes + limits.ranks * stages.length * 8, 64);
-  const arena = align(stackTop + limits.ranks * stackBytes, 64);
+  const control = alignUp(scratch + longestVector * Float32Array.BYTES_PER_ELEMENT, 64);
+  const stageTimes = alignUp(control + controlWords(limits.ranks) * 4, 64);
+  const stackTop = alignUp(stageTimes + limits.ranks * stages.length * 8, 64);
+  const arena = alignUp(stackTop + limits.ranks * stackBytes, 64);
   if (arena + arenaBytes > 2 ** 32) {
     throw perigeeError('CONTEXT_TOO_LARGE', { context: limits.context, bytes: arena + arenaBytes, most: 2 ** 32 });
   }

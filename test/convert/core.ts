@@ -1,10 +1,10 @@
 /** The built engine's encoders and decoders, as tests call them. */
 import { readFileSync } from 'node:fs';
 import { EncoderInstance } from '../../src/convert/encoder-instance.ts';
-import { rowBytes } from '../../src/gguf/sizes.ts';
+import { alignUp, rowBytes } from '../../src/gguf/sizes.ts';
 import { GgmlType, type GgmlTypeName } from '../../src/gguf/types.ts';
 import { coreFile } from '../../src/runtime/assets.ts';
-import { align, firstStackTop, instantiate, sharedMemory } from '../../wasm/core.ts';
+import { firstStackTop, instantiate, sharedMemory } from '../../wasm/core.ts';
 
 export interface Core {
   encode(type: GgmlTypeName, values: Float32Array, columns: number): Uint8Array;
@@ -17,7 +17,7 @@ export function coreInstance(build: 'simd128' | 'relaxed' = 'simd128'): Core {
   const encoder = new EncoderInstance(module);
   const memory = sharedMemory(64 << 20);
   const core = instantiate(module, memory);
-  const base = align(firstStackTop(core), 64);
+  const base = alignUp(firstStackTop(core), 64);
   return {
     encode(type, values, columns) {
       const rows = values.length / columns;
@@ -28,7 +28,7 @@ export function coreInstance(build: 'simd128' | 'relaxed' = 'simd128'): Core {
     },
     decode(type, bytes, columns) {
       const rows = bytes.length / rowBytes(type, columns);
-      const target = base + align(bytes.length, 64);
+      const target = base + alignUp(bytes.length, 64);
       new Uint8Array(memory.buffer, base, bytes.length).set(bytes);
       core.dequantize_rows(GgmlType[type], base, rows, columns, target);
       return new Float32Array(memory.buffer, target, rows * columns).slice();
