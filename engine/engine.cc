@@ -236,8 +236,6 @@ Location* engine_bind(Engine& e, uint32_t rank, Slot slot, uint32_t layer, DType
 
 StepBlock* engine_step_block(Engine& e) { return &e.step; }
 
-const char* engine_isa(const Engine& e) { return e.kernels->name; }
-
 Status engine_check_step(const Engine& e) {
   const StepBlock& s = e.step;
   const Limits& l = e.limits;

@@ -58,7 +58,6 @@ Location* engine_bind(Engine& engine, uint32_t rank, Slot slot, uint32_t layer, 
                       uint32_t rows, uint32_t cols, uint32_t count);
 
 StepBlock* engine_step_block(Engine& engine);
-const char* engine_isa(const Engine& engine);
 
 // Checks the step block: every index within its bounds. Called once per step, before the ranks start.
 Status engine_check_step(const Engine& engine);

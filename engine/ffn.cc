@@ -150,7 +150,7 @@ void experts_out(Engine& e, Rank& rank, uint32_t layer) {
 
 }  // namespace
 
-void dense_ffn(Engine& e, Rank& rank, uint32_t, uint32_t layer) {
+void dense_ffn(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
   const uint32_t n = e.step.tokens_count;
   const Weight& gate = e.weight(rank, layer, Slot::FfnGate);
@@ -174,7 +174,7 @@ void dense_ffn(Engine& e, Rank& rank, uint32_t, uint32_t layer) {
   meet(e);
 }
 
-void moe_ffn(Engine& e, Rank& rank, uint32_t, uint32_t layer) {
+void moe_ffn(Engine& e, Rank& rank, uint32_t layer) {
   norm_tokens(e, rank, e.vectors[layer].ffn_norm);
   score_and_share(e, rank, layer);
   meet(e);

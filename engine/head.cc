@@ -4,7 +4,7 @@
 
 namespace perigee {
 
-void embed(Engine& e, Rank& rank, uint32_t) {
+void embed(Engine& e, Rank& rank) {
   const Weight& table = e.weight(rank, 0, Slot::TokenEmbd);
   const uint32_t hidden = e.config.hidden;
   ShardBatch& batch = rank.batch;

@@ -5,16 +5,16 @@
 namespace perigee {
 
 // Token rows of the embedding into x; the rank that owns a vocabulary row writes it.
-void embed(Engine& e, Rank& rank, uint32_t r);
+void embed(Engine& e, Rank& rank);
 
 // x += attention of the layer, absorbed multi-head latent attention (mla.cc).
 void attend(Engine& e, Rank& rank, uint32_t r, uint32_t layer);
 
 // x += the dense feed-forward of the layer (ffn.cc).
-void dense_ffn(Engine& e, Rank& rank, uint32_t r, uint32_t layer);
+void dense_ffn(Engine& e, Rank& rank, uint32_t layer);
 
 // x += routed experts + shared expert (ffn.cc).
-void moe_ffn(Engine& e, Rank& rank, uint32_t r, uint32_t layer);
+void moe_ffn(Engine& e, Rank& rank, uint32_t layer);
 
 // Logits of the wanted tokens, this rank's vocabulary rows (head.cc).
 void head(Engine& e, Rank& rank);

@@ -42,14 +42,14 @@ void rotate_positions(Engine& e, uint32_t r) {
 void engine_forward(Engine& e, uint32_t r) {
   Rank& rank = e.ranks[r];
   rotate_positions(e, r);
-  embed(e, rank, r);
+  embed(e, rank);
   meet(e);
   for (uint32_t layer = 0; layer < e.config.layers; layer++) {
     attend(e, rank, r, layer);
     if (layer < e.config.dense_layers) {
-      dense_ffn(e, rank, r, layer);
+      dense_ffn(e, rank, layer);
     } else {
-      moe_ffn(e, rank, r, layer);
+      moe_ffn(e, rank, layer);
     }
   }
   head(e, rank);

@@ -2,6 +2,7 @@
  * How small may Nano be? Converts its checkpoint to each candidate type and compares the engine's logits with those of the
  * transformers library: `node scripts/measure-nano.ts CHECKPOINT` prints the table in models/README.md.
  */
+
 import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,7 +11,8 @@ import type { ConvertType } from '../src/convert/tensor-types.ts';
 import { openGguf } from '../src/gguf/open.ts';
 import { modelConfig } from '../src/model/gguf.ts';
 import { loadRuntime } from '../src/runtime/load.ts';
-import { divergence, type Golden, greedyAnswer, readGoldens } from '../test/convert/goldens.ts';
+import { klDivergence } from '../src/sampling/distribution.ts';
+import { type Golden, greedyAnswer, readGoldens } from '../test/convert/goldens.ts';
 import { promptLogits } from '../test/runtime/models.ts';
 
 /** The type of all matrices, and of the head where it differs. */
@@ -41,7 +43,7 @@ async function measure(path: string, goldens: readonly Golden[]): Promise<string
       const answer = greedyAnswer(rows, golden);
       if (answer.join() === golden.tokens.slice(golden.promptLength).join()) same += 1;
       for (const [i, position] of golden.positions.entries()) {
-        divergences.push(divergence(golden.logits[i] as Float32Array, rows[position] as Float32Array));
+        divergences.push(klDivergence(golden.logits[i] as Float32Array, rows[position] as Float32Array));
       }
     }
     const mean = divergences.reduce((total, value) => total + value, 0) / divergences.length;

@@ -70,7 +70,6 @@ Location* export_bind(Engine* engine, uint32_t rank, Slot slot, uint32_t layer, 
   return engine_bind(*engine, rank, slot, layer, type, row_begin, rows, cols, count);
 }
 EXPORT(engine_step_block) StepBlock* export_step_block(Engine* engine) { return engine_step_block(*engine); }
-EXPORT(engine_isa) const char* export_isa(const Engine* engine) { return engine_isa(*engine); }
 EXPORT(engine_check_step) Status export_check_step(const Engine* engine) { return engine_check_step(*engine); }
 EXPORT(engine_forward) void export_forward(Engine* engine, uint32_t rank) { engine_forward(*engine, rank); }
 EXPORT(engine_abort) void export_abort(Engine* engine) { engine_abort(*engine); }

@@ -25,7 +25,6 @@ export interface CoreExports {
     count: number,
   ): number;
   engine_step_block(engine: number): number;
-  engine_isa(engine: number): number;
   engine_check_step(engine: number): number;
   engine_forward(engine: number, rank: number): void;
   engine_abort(engine: number): void;

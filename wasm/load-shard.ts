@@ -1,20 +1,14 @@
 /** Fills one weight memory: file ranges are read straight into place, several at a time. */
-import { type FileHandle, open } from 'node:fs/promises';
-import { perigeeError } from '../src/errors.ts';
 import { tensorBytes } from '../src/gguf/sizes.ts';
 import { GgmlType } from '../src/gguf/types.ts';
 import { fillSynthetic } from '../src/model/synthetic-blocks.ts';
 import { type CoreExports, instantiate, sharedMemory } from './core.ts';
+import { type OpenFile, readFully, withFiles } from './model-files.ts';
 import type { Piece, Shard } from './rank-task.ts';
 
 /** Measured on a page-cached file: four reads in flight reach twice the speed of one, more gain nothing. */
 const readsInFlight = 4;
 const chunkBytes = 16 << 20;
-
-interface OpenFile {
-  readonly path: string;
-  readonly handle: FileHandle;
-}
 
 export interface LoadedShard {
   readonly core: CoreExports;
@@ -32,8 +26,7 @@ export async function loadShard(
   const memory = sharedMemory(shard.memoryBytes);
   const core = instantiate(module, memory);
   const bytes = new Uint8Array(memory.buffer);
-  const opened = await Promise.all(files.map(async (path) => ({ path, handle: await open(path, 'r') })));
-  try {
+  await withFiles(files, async (opened) => {
     const chunks = chunksOf(shard.pieces);
     const worker = async (): Promise<void> => {
       for (let next = chunks.next(); !next.done; next = chunks.next()) {
@@ -41,9 +34,7 @@ export async function loadShard(
       }
     };
     await Promise.all(Array.from({ length: readsInFlight }, worker));
-  } finally {
-    await Promise.all(opened.map(({ handle }) => handle.close()));
-  }
+  });
   return { core, bytes, shard };
 }
 
@@ -96,12 +87,4 @@ async function loadPiece(
     }
   }
   return bytes;
-}
-
-async function readFully({ handle, path }: OpenFile, target: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < target.length; ) {
-    const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
-    if (bytesRead === 0) throw perigeeError('MODEL_FILE_SHRANK', { path, position: position + done });
-    done += bytesRead;
-  }
 }

@@ -1,6 +1,6 @@
 /** Tells the engine where everything is: matrix locations per rank, and the float vectors in the state memory. */
-import { open } from 'node:fs/promises';
 import type { CoreExports } from '../../wasm/core.ts';
+import { type OpenFile, readFully, withFiles } from '../../wasm/model-files.ts';
 import { GgmlType, type GgufTensor } from '../gguf/types.ts';
 import { matrixSlots } from '../model/plan.ts';
 import { fillSynthetic } from '../model/synthetic-blocks.ts';
@@ -55,20 +55,18 @@ export async function fillVectors(
   { tensors, files, recipes }: VectorSource,
   scratch: number,
 ): Promise<void> {
-  const handles = await Promise.all(files.map((path) => open(path, 'r')));
   const bytes = new Uint8Array(memory.buffer);
-  const fill = async (slot: (typeof vectorSlots)[number], layer: number, tensor: GgufTensor): Promise<void> => {
-    const at = core.engine_vector(engine, vectorSlots.indexOf(slot), layer, scratch);
-    const length = new DataView(memory.buffer).getUint32(scratch, true);
-    if (at === 0 || tensor.shape[0] !== length) throw new Error(`engine_vector refused ${slot} of layer ${layer}`);
-    const raw = new Uint8Array(tensor.bytes);
-    const recipe = recipes?.get(tensor.name);
-    if (recipe) fillSynthetic(recipe, 0, raw);
-    else await handles[tensor.file]?.read(raw, 0, raw.length, tensor.offset);
-    bytes.set(raw, scratch);
-    core.dequantize_rows(GgmlType[tensor.type], scratch, 1, length, at);
-  };
-  try {
+  await withFiles(files, async (opened) => {
+    const fill = async (slot: (typeof vectorSlots)[number], layer: number, tensor: GgufTensor): Promise<void> => {
+      const at = core.engine_vector(engine, vectorSlots.indexOf(slot), layer, scratch);
+      const length = new DataView(memory.buffer).getUint32(scratch, true);
+      if (at === 0 || tensor.shape[0] !== length) throw new Error(`engine_vector refused ${slot} of layer ${layer}`);
+      const recipe = recipes?.get(tensor.name);
+      const raw = bytes.subarray(scratch, scratch + tensor.bytes);
+      if (recipe) fillSynthetic(recipe, 0, raw);
+      else await readFully(opened[tensor.file] as OpenFile, raw, tensor.offset);
+      core.dequantize_rows(GgmlType[tensor.type], scratch, 1, length, at);
+    };
     await fill('output_norm', 0, tensors.output_norm);
     for (const [index, layer] of tensors.layers.entries()) {
       for (const slot of vectorSlots) {
@@ -76,7 +74,5 @@ export async function fillVectors(
         if (tensor) await fill(slot, index, tensor);
       }
     }
-  } finally {
-    await Promise.all(handles.map((handle) => handle.close()));
-  }
+  });
 }

@@ -1,4 +1,5 @@
 /** Converted checkpoints, run by the engine, against logits of the transformers library. */
+
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -7,8 +8,9 @@ import { openGguf } from '../../src/gguf/open.ts';
 import { modelConfig } from '../../src/model/gguf.ts';
 import { nanoFile } from '../../src/runtime/assets.ts';
 import { loadRuntime } from '../../src/runtime/load.ts';
+import { klDivergence } from '../../src/sampling/distribution.ts';
 import { promptLogits, relativeError } from '../runtime/models.ts';
-import { divergence, greedyAnswer, readGoldens } from './goldens.ts';
+import { greedyAnswer, readGoldens } from './goldens.ts';
 import { temporary } from './support.ts';
 
 async function logitsOf(
@@ -55,7 +57,7 @@ describe('Nano as shipped', () => {
       false,
     );
     const divergences = goldens.flatMap(({ positions, logits }, n) =>
-      positions.map((position, i) => divergence(logits[i] as Float32Array, rows[n]?.[position] as Float32Array)),
+      positions.map((position, i) => klDivergence(logits[i] as Float32Array, rows[n]?.[position] as Float32Array)),
     );
     expect(divergences.reduce((total, value) => total + value, 0) / divergences.length).toBeLessThan(5e-3);
     for (const [n, golden] of goldens.entries()) {

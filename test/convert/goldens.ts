@@ -41,17 +41,6 @@ export async function readGoldens(model: 'nano' | 'moonlight'): Promise<Golden[]
   }));
 }
 
-/** KL divergence of the next-token distribution `found` from `expected`, in nats; both are logits. */
-export function divergence(expected: Float32Array, found: Float32Array): number {
-  const normalized = (logits: Float32Array) => {
-    const largest = Math.max(...logits);
-    const sum = logits.reduce((total, logit) => total + Math.exp(logit - largest), 0);
-    return Float64Array.from(logits, (logit) => logit - largest - Math.log(sum));
-  };
-  const q = normalized(found);
-  return normalized(expected).reduce((total, p, i) => total + Math.exp(p) * (p - (q[i] as number)), 0);
-}
-
 /** What greedy choice writes, from the logits of every golden token; equal to the golden answer or different somewhere. */
 export function greedyAnswer(rows: readonly Float32Array[], golden: Golden): number[] {
   // Each next token is the likeliest after those before it, given that all of those were the golden ones.
