@@ -4,7 +4,7 @@
 #   make serve    the HTTP server on http://127.0.0.1:8000 (ARGS="--port 9000 model.gguf")
 #   make test     set up, build, lint, all tests
 #   make bench    kernel and end-to-end speed beside the machine's limits
-#   make build | wasm | setup | lint | format | clean
+#   make build | wasm | native | setup | lint | format | clean
 
 SYSTEM_PATH := $(PATH)
 # The npm package `node` comes first: Debian 12's Node 20 neither runs TypeScript nor has relaxed SIMD without a flag.
@@ -15,7 +15,7 @@ MAKEFLAGS += --jobs=$(shell nproc) --no-builtin-rules
 EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 
-.PHONY: demo serve test bench build wasm setup lint format clean
+.PHONY: demo serve test bench build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -39,7 +39,8 @@ CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-exceptions -fno-rtti -Wall -We
 LDFLAGS := -O3 -msimd128 -matomics -mbulk-memory --no-entry -sSTANDALONE_WASM -sIMPORTED_MEMORY -sMAXIMUM_MEMORY=4GB \
   -Wl,--shared-memory -sINITIAL_MEMORY=1MB -sALLOW_MEMORY_GROWTH -Wl,--export=__stack_pointer
 
-SOURCES := $(wildcard engine/*.cc engine/kernels/*.cc engine/quant/*.cc wasm/*.cc)
+SOURCES := $(wildcard engine/*.cc engine/quant/*.cc wasm/*.cc) \
+  $(patsubst %,engine/kernels/%.cc,scalar select wasm_simd wasm_relaxed)
 SIMD128 := $(patsubst %.cc,build/simd128/%.o,$(filter-out engine/kernels/wasm_relaxed.cc,$(SOURCES)))
 RELAXED := $(patsubst %.cc,build/relaxed/%.o,$(SOURCES))
 WASM := build/core-simd128.wasm build/core-relaxed.wasm
@@ -66,6 +67,47 @@ build/core-relaxed.wasm: $(RELAXED)
 
 -include $(SIMD128:.o=.d) $(RELAXED:.o=.d)
 
+# --- the native addon: the same core, one object per instruction set, the CPU asked at run time -------------------------
+NATIVE_CXX ?= g++
+NAPI := node_modules/node-api-headers/include
+NATIVE_CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-rtti -fPIC -fvisibility=hidden -Wall -Wextra -Werror \
+  -MMD -MP -pthread
+# Only libc is needed where the addon is loaded.
+NATIVE_LDFLAGS := -shared -pthread -static-libstdc++ -static-libgcc -Wl,--gc-sections
+
+MACHINE := $(shell uname -m)
+NATIVE_KERNELS_x86_64 := avx2 avx512 amx
+NATIVE_KERNELS_aarch64 := neon
+NATIVE_KERNELS := $(wildcard $(patsubst %,engine/kernels/%.cc,scalar select $(NATIVE_KERNELS_$(MACHINE))))
+NATIVE_CORE := $(patsubst %.cc,build/native/%.o,$(wildcard engine/*.cc engine/quant/*.cc) $(NATIVE_KERNELS))
+NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc,$(wildcard native/*.cc)))
+
+# Nothing but its own kernels may use instructions the machine might lack.
+build/native/engine/kernels/avx2.o: ISA := -mavx2
+build/native/engine/kernels/avx512.o: ISA := -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+build/native/engine/kernels/amx.o: ISA := -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
+build/native/engine/%.o: ISA += -fno-exceptions
+build/native/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) \
+  -isystem node_modules/node-addon-api
+
+native: build/native/perigee.node build/native/probe.node
+
+build/native/%.o: %.cc Makefile | $(NODE_MODULES)
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) $(ISA) -c $< -o $@
+
+build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
+
+# Test-only: single kernels, for test/kernels and test/bench.
+build/native/probe.node: $(NATIVE_CORE) build/native/native/probe.o
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
+
+-include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) build/native/native/probe.d
+
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------
 build: dist/perigee.js
 
@@ -86,7 +128,7 @@ test: build lint
 bench: build
 	@node test/bench/run.ts $(ARGS)
 
-CLANG_FORMATTED = $(wildcard engine/*.h engine/*.cc engine/*/*.h engine/*/*.cc wasm/*.h wasm/*.cc)
+CLANG_FORMATTED = $(wildcard $(foreach folder,engine engine/*,$(folder)/*.h $(folder)/*.cc) wasm/*.cc native/*.h native/*.cc)
 
 lint: | $(NODE_MODULES)
 	biome check --error-on-warnings

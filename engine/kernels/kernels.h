@@ -43,7 +43,7 @@ struct AttentionArgs {
 using MatmulFn = void (*)(const MatmulArgs&);
 
 struct Kernels {
-  const char* name;  // "scalar", "simd128", "relaxed"
+  const char* name;  // "scalar", "simd128", "relaxed", "avx2", "avx512", "amx", "neon"
 
   // [weight type][0: quantized activations, 1: float activations]; null where the type does not exist.
   MatmulFn matmul[kDTypeCount][2];
@@ -79,13 +79,19 @@ extern const Kernels kScalarKernels;
 #ifdef __wasm__
 extern const Kernels kSimd128Kernels;
 extern const Kernels kRelaxedKernels;  // linked in the relaxed build only
+#elif defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;  // needs VNNI
+extern const Kernels kAmxKernels;     // needs AMX-INT8 and what kAvx512Kernels needs
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;  // needs the dot product extension
 #endif
 
-// The tables of this build, fastest first; select.cc.
+// The tables of this build, fastest first; select.cc. Whether this CPU runs one is for the door to say.
 int kernel_count();
 const Kernels& kernels_at(int index);
 
-// The table called `name`, or the fastest one for null; null when this build has none of that name.
+// The table called `name`, or the first for null; null when this build has none of that name.
 const Kernels* kernels_named(const char* name);
 
 }  // namespace perigee

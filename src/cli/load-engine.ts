@@ -57,7 +57,7 @@ export async function loadModel(
     gguf,
     config,
     ...('recipes' in gguf && { recipes: gguf.recipes }),
-    build: plan.core,
+    backend: plan.backend,
     isa: plan.isa,
     threads: plan.threads,
     exact: options.exactActivations ?? false,

@@ -11,10 +11,12 @@ export interface LoadOptions {
   readonly config: ModelConfig;
   /** How to make the bytes of a synthetic model; null: they are in the files. */
   readonly recipes?: Recipes;
-  readonly build: 'simd128' | 'relaxed';
-  /** Kernel table by name; null: the fastest of the build. */
+  readonly backend: 'wasm' | 'native';
+  /** Kernel table by name; null: the fastest of the backend. */
   readonly isa?: string | null;
   readonly threads: number;
+  /** Native: the CPU each rank is pinned to, [threads]; default: where the system puts it. */
+  readonly cpus?: readonly number[];
   /** Float activations everywhere: slow, for reference runs. */
   readonly exact?: boolean;
   /** Positions the KV cache holds; default: what the model was trained for, at most `defaultContext`. */
@@ -46,7 +48,8 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     tensors: modelTensors(gguf, config),
     files: options.recipes ? [] : gguf.files.map(({ path }) => path),
     recipes: options.recipes ?? null,
-    build: options.build,
+    // Every table but "relaxed" is in the build that runs everywhere.
+    build: (options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128',
     isa: options.isa ?? null,
     threads: options.threads,
     exact: options.exact ?? false,

@@ -22,7 +22,7 @@ async function logitsOf(
   const runtime = await loadRuntime({
     gguf,
     config: modelConfig(gguf),
-    build: 'simd128',
+    backend: 'wasm',
     threads: 2,
     exact,
     contextTokens: 1024,

@@ -22,20 +22,20 @@ describeRuntime({
   name: 'wasm',
   isas: ['relaxed', 'simd128', 'scalar'],
   load: ({ gguf, config }, { threads, isa, exact = false, sequences = 1 }) =>
-    loadRuntime({ gguf, config, build: isa === 'relaxed' ? 'relaxed' : 'simd128', isa, threads, exact, sequences }),
+    loadRuntime({ gguf, config, backend: 'wasm', isa, threads, exact, sequences }),
 });
 
 describe('wasm: ranks', () => {
   const load = async (threads: number) => {
     const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
-    return loadRuntime({ ...model, build: 'simd128', threads });
+    return loadRuntime({ ...model, backend: 'wasm', threads });
   };
 
   it('give the same bits whether weights lie in one memory each or in many', async () => {
     const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
     const tokens = someTokens(40, model.config.vocabulary);
     const bits = [];
-    const options = { ...model, build: 'simd128', threads: 2, batchTokens: 64 } as const;
+    const options = { ...model, backend: 'wasm', threads: 2, batchTokens: 64 } as const;
     for (const shardBytes of [2 ** 32, 4 << 20, 3 << 20]) {
       const runtime = await loadRuntime({ ...options, shardBytes });
       bits.push(bitsOf(await promptLogits(runtime, tokens)));
@@ -62,7 +62,7 @@ describe('wasm: ranks', () => {
     const seen: number[] = [];
     const runtime = await loadRuntime({
       ...model,
-      build: 'simd128',
+      backend: 'wasm',
       threads: 2,
       onProgress: ({ bytesRead }) => seen.push(bytesRead),
     });
@@ -90,7 +90,7 @@ describe('wasm: ranks', () => {
         [...model.gguf.tensors].map(([name, tensor]) => [name, { ...tensor, offset: tensor.offset + 1e9 }]),
       ),
     };
-    await expect(loadRuntime({ ...model, gguf, build: 'simd128', threads: 2 })).rejects.toMatchObject({
+    await expect(loadRuntime({ ...model, gguf, backend: 'wasm', threads: 2 })).rejects.toMatchObject({
       code: 'MODEL_FILE_SHRANK',
     });
   });
