@@ -41,7 +41,7 @@ float group_score(const float* keys, uint32_t n, Gating gating) {
 // Rules out every group but the best `groups_used`.
 void limit_groups(const ModelConfig& config, float* keys) {
   const uint32_t size = config.experts / config.groups;
-  float group_scores[256];
+  float group_scores[256] = {};
   int32_t kept[256];
   for (uint32_t g = 0; g < config.groups; g++) group_scores[g] = group_score(keys + g * size, size, config.gating);
   top_k(group_scores, config.groups, config.groups_used, kept);

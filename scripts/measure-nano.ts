@@ -31,7 +31,7 @@ async function measure(path: string, goldens: readonly Golden[]): Promise<string
   const runtime = await loadRuntime({
     gguf,
     config: modelConfig(gguf),
-    build: 'relaxed',
+    backend: 'wasm',
     threads: 2,
     contextTokens: 1024,
   });
