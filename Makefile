@@ -102,11 +102,13 @@ build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR)
 	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
 
 # Test-only: single kernels, for test/kernels and test/bench.
-build/native/probe.node: $(NATIVE_CORE) build/native/native/probe.o
+NATIVE_PROBED := $(filter build/native/engine/kernels/% build/native/engine/quant/% build/native/engine/tensor.o, \
+  $(NATIVE_CORE)) $(patsubst %,build/native/native/%.o,cpu probe)
+build/native/probe.node: $(NATIVE_PROBED)
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
 
--include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) build/native/native/probe.d
+-include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------
 build: dist/perigee.js

@@ -259,7 +259,7 @@ struct Panel8 : PanelScales {
       for (uint32_t g = 0; g < kGroups; g++) isum[t][g] = zero();
     for (uint32_t c = from; c < from + kCount; c += 4 * kRun) {
       V run[kT][kGroups];
-#pragma clang loop unroll(full)
+      PERIGEE_UNROLL
       for (int i = 0; i < kRun; i++) {
         const V* quad = w[c / 4 + i];
         for (int t = 0; t < kT; t++) {

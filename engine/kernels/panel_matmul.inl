@@ -118,14 +118,9 @@ void panel_matmul(const MatmulArgs& a) {
 }
 
 // The 8-bit panel where the table has an 8-bit dot that pays and the codes fit it.
-#ifdef PERIGEE_USE_RELAXED_DOT
 template <typename Format>
-using FastPanel =
-    std::conditional_t<std::is_same_v<Format, FormatQ8_0>, Panel16<FastFormat<Format>>, Panel8<FastFormat<Format>>>;
-#else
-template <typename Format>
-using FastPanel = Panel16<FastFormat<Format>>;
-#endif
+using FastPanel = std::conditional_t<kFastDot8 && !std::is_same_v<Format, FormatQ8_0>, Panel8<FastFormat<Format>>,
+                                     Panel16<FastFormat<Format>>>;
 
 template <typename Format, int kN>
 void gemv(const MatmulArgs& a) {

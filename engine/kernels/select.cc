@@ -11,6 +11,9 @@ const Kernels* const kTables[] = {
 #ifdef __wasm__
     &kSimd128Kernels,
 #endif
+#ifdef __x86_64__
+    &kAvx2Kernels,
+#endif
     &kScalarKernels,
 };
 

@@ -5,8 +5,7 @@
 #pragma once
 #include <wasm_simd128.h>
 
-#define PERIGEE_INLINE [[clang::always_inline]] inline
-#define PERIGEE_NOINLINE [[gnu::noinline]]
+#include "compiler.h"
 
 namespace perigee {
 namespace {
@@ -67,7 +66,9 @@ PERIGEE_INLINE V pair_sums16(V a) { return wasm_i32x4_extadd_pairwise_i16x8(a); 
 // Products of 16 signed bytes with 16 codes 0..127, neighbours added: 8 x i16, exact (at most 2 * 128 * 127 = 32512).
 #ifdef PERIGEE_USE_RELAXED_DOT
 PERIGEE_INLINE V dot8(V x, V codes) { return wasm_i16x8_relaxed_dot_i8x16_i7x16(x, codes); }
+constexpr bool kFastDot8 = true;  // cheaper than 16-bit dots
 #else
+constexpr bool kFastDot8 = false;
 PERIGEE_INLINE V dot8(V x, V codes) {
   const V even = mul16(wasm_i16x8_shr(shift_left16(x, 8), 8), bit_and(codes, splat16(0x00ff)));
   return add16(even, mul16(wasm_i16x8_shr(x, 8), shift_right16(codes, 8)));
