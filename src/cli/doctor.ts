@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { formatBytes } from '../gguf/sizes.ts';
-import { detectMachine } from '../select/machine.ts';
+import type { Machine } from '../select/machine.ts';
 import { selectBackend } from '../select/select.ts';
+import { kernelTables } from '../select/tables.ts';
+import { thisMachine } from './load-engine.ts';
 import { type EngineOptions, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
 import { print, printJson } from './output.ts';
 import { packageVersion } from './version.ts';
@@ -15,16 +17,25 @@ export function doctorCommand(): Command {
 }
 
 function doctor(options: EngineOptions & { readonly json?: boolean }): void {
-  const machine = detectMachine();
+  const machine = thisMachine();
   const plan = selectBackend(machine, options);
+  const kernels = kernelTables(machine);
   if (options.json) {
-    printJson({ version: packageVersion(), machine, plan });
+    printJson({ version: packageVersion(), machine, kernels, plan });
     return;
   }
   print(`Perigee ${packageVersion()} on Node ${machine.node}, ${machine.platform}`);
-  print(`CPU     ${machine.cpu}, ${machine.physicalCores} cores; ${machine.cores} threads available`);
-  print(`Memory  ${formatBytes(machine.memoryAvailable)} available of ${formatBytes(machine.memoryTotal)}`);
-  print(`WASM    SIMD ${machine.wasm.simd ? 'yes' : 'no'}, relaxed SIMD ${machine.wasm.relaxedSimd ? 'yes' : 'no'}`);
+  print(`CPU      ${machine.cpu}, ${describeCores(machine)}`);
+  print(`Memory   ${formatBytes(machine.memoryAvailable)} available of ${formatBytes(machine.memoryTotal)}`);
+  print();
+  for (const { backend, isa, lacking } of kernels) {
+    print(`${backend.padEnd(8)} ${isa.padEnd(8)} ${lacking === null ? 'ready' : `lacking: ${lacking}`}`);
+  }
   print();
   for (const line of plan.reasons) print(line);
+}
+
+function describeCores({ physicalCores, cpus, cores }: Machine): string {
+  const usable = cpus === null ? '' : `, ${cpus.length} for this process`;
+  return `${physicalCores} cores${usable}; ${cores} threads at once`;
 }

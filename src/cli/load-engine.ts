@@ -9,7 +9,7 @@ import type { SyntheticModel } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
 import { defaultBatchTokens, defaultContext, loadRuntime } from '../runtime/load.ts';
 import type { LoadProgress, Runtime } from '../runtime/runtime.ts';
-import { detectMachine } from '../select/machine.ts';
+import { detectMachine, type Machine } from '../select/machine.ts';
 import { type Plan, selectBackend } from '../select/select.ts';
 import type { EngineOptions } from './options.ts';
 
@@ -44,6 +44,11 @@ export function memoryFor(
   return memoryTable(config, modelTensors(gguf, config), { contextTokens, sequences: 1, batchTokens });
 }
 
+/** The machine, with what the native addon says about it. */
+export function thisMachine(): Machine {
+  return detectMachine({ available: false, why: 'this build has no native addon' });
+}
+
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
 export async function loadModel(
   model: OpenedModel,
@@ -52,7 +57,7 @@ export async function loadModel(
 ): Promise<LoadedModel> {
   assertFits(memoryFor(model, options));
   const { gguf, config } = model;
-  const plan = selectBackend(detectMachine(), options);
+  const plan = selectBackend(thisMachine(), options);
   const runtime = await loadRuntime({
     gguf,
     config,
@@ -60,6 +65,7 @@ export async function loadModel(
     backend: plan.backend,
     isa: plan.isa,
     threads: plan.threads,
+    ...(plan.cpus !== null && { cpus: plan.cpus }),
     exact: options.exactActivations ?? false,
     ...(options.context !== undefined && { contextTokens: options.context }),
     ...(options.chunkSize !== undefined && { batchTokens: options.chunkSize }),

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { type Command, CommanderError, Option } from 'commander';
 import { parse } from 'yaml';
 import { perigeeError } from '../errors.ts';
-import { backends, wasmIsas } from '../select/select.ts';
+import { backends } from '../select/select.ts';
+import { isaNames } from '../select/tables.ts';
 import { print, printJson } from './output.ts';
 
 /** Parses an option that is a whole number from `least` on, up to `most` where there is one. */
@@ -50,7 +51,7 @@ export function withEngineOptions(command: Command): Command {
     .addOption(
       option('--threads <n>', 'ranks that share the work (default: available cores)', (flag) => integer(flag, 1)),
     )
-    .addOption(option('--isa <name>', `force a kernel set: ${wasmIsas.join(', ')}`))
+    .addOption(option('--isa <name>', `force kernels, and the backend that has them: ${isaNames.join(', ')}`))
     .addOption(option('--exact-activations', 'keep activations as floats: slower, for reference runs'))
     .addOption(option('--yarn-beta-fast <x>', "replaces the model's YaRN beta_fast", (flag) => number(flag, 0, 1e6)));
 }

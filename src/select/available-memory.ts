@@ -1,6 +1,6 @@
 /** How much memory this process may still take, containers counted. */
-import { readFileSync } from 'node:fs';
 import { freemem, totalmem } from 'node:os';
+import { type ReadText, readText } from './topology.ts';
 
 export interface MemoryProbe {
   /** The container's limit and what it leaves, in bytes, as Node reports them. */
@@ -9,16 +9,7 @@ export interface MemoryProbe {
   /** MemAvailable of the machine: it counts file cache as free. */
   readonly machineFree: number;
   readonly machineTotal: number;
-  /** The text of a file, or null where it does not exist. */
-  readonly readText: (path: string) => string | null;
-}
-
-function readText(path: string): string | null {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return null;
-  }
+  readonly readText: ReadText;
 }
 
 function thisMachine(): MemoryProbe {

@@ -1,8 +1,13 @@
 /** The machine as plain data: everything the selector may know. */
-import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import { availableMemory } from './available-memory.ts';
+import { readTopology } from './topology.ts';
 import { type WasmFeatures, wasmFeatures } from './wasm-features.ts';
+
+/** The native addon's answer: the kernel tables this CPU runs, fastest first, or why there are none. */
+export type NativeSupport =
+  | { readonly available: true; readonly isas: readonly string[] }
+  | { readonly available: false; readonly why: string };
 
 export interface Machine {
   readonly cpu: string;
@@ -12,40 +17,29 @@ export interface Machine {
   readonly cores: number;
   /** Cores of the whole machine, hyperthreads counted once. */
   readonly physicalCores: number;
+  /** Logical CPUs this process may use, by physical core; null where the system does not tell. */
+  readonly cpus: readonly (readonly number[])[] | null;
   readonly memoryTotal: number;
   /** Bytes that can be allocated without swapping. */
   readonly memoryAvailable: number;
   readonly wasm: WasmFeatures;
+  readonly native: NativeSupport;
 }
 
-/** Records this machine. */
-export function detectMachine(): Machine {
+/** Records this machine. `native` is what src/runtime found: loading an addon is not this folder's business. */
+export function detectMachine(native: NativeSupport): Machine {
   const all = cpus();
+  const topology = readTopology();
   return {
     cpu: all[0]?.model.trim() || 'unknown CPU',
     platform: `${process.platform} ${process.arch}`,
     node: process.versions.node,
     cores: availableParallelism(),
-    physicalCores: physicalCores() ?? all.length,
+    physicalCores: topology?.physicalCores ?? all.length,
+    cpus: topology?.cpus ?? null,
     memoryTotal: Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY),
     memoryAvailable: availableMemory(),
     wasm: wasmFeatures(),
+    native,
   };
-}
-
-/** Distinct (package, core) pairs of /proc/cpuinfo; null where there is none. */
-function physicalCores(): number | null {
-  let text: string;
-  try {
-    text = readFileSync('/proc/cpuinfo', 'utf8');
-  } catch {
-    return null;
-  }
-  const found = new Set<string>();
-  for (const block of text.split('\n\n')) {
-    const id = (name: string) => new RegExp(`^${name}\\s*: (\\d+)$`, 'm').exec(block)?.[1];
-    const core = id('core id');
-    if (core !== undefined) found.add(`${id('physical id')}:${core}`);
-  }
-  return found.size || null;
 }

@@ -1,13 +1,11 @@
 /** The choice of backend, kernels and ranks, with its reasons. Pure: the same machine and wishes give the same plan. */
 import { perigeeError } from '../errors.ts';
 import type { Machine } from './machine.ts';
+import { chooseRanks } from './ranks.ts';
+import { type BuiltBackend, isaNames, type KernelTable, kernelTables } from './tables.ts';
 
-export const backends = ['wasm', 'native', 'hybrid', 'cuda'] as const;
+export const backends = ['native', 'wasm', 'hybrid', 'cuda'] as const;
 export type Backend = (typeof backends)[number];
-
-/** Kernel tables of the WASM builds, fastest first. */
-export const wasmIsas = ['relaxed', 'simd128', 'scalar'] as const;
-export type WasmIsa = (typeof wasmIsas)[number];
 
 /** What the user asked for; undefined leaves it to the selector. */
 export interface Wishes {
@@ -17,98 +15,106 @@ export interface Wishes {
 }
 
 export interface Plan {
-  readonly backend: 'wasm';
-  readonly isa: WasmIsa;
-  /** The build of the core that holds the kernels. */
-  readonly core: 'relaxed' | 'simd128';
+  readonly backend: BuiltBackend;
+  /** Kernel table by name. */
+  readonly isa: string;
   /** Ranks. */
   readonly threads: number;
+  /** Native: the CPU each rank is pinned to; null: where the system puts it. */
+  readonly cpus: readonly number[] | null;
   /** Where the parts of the model run. */
   readonly placement: string;
   /** First the choice, then one line for every alternative that was rejected. */
   readonly reasons: readonly string[];
 }
 
-/** Ranks are a byte in the core's tables, and no machine gains from more. */
-export const mostThreads = 256;
-
-const absent: Record<Exclude<Backend, 'wasm'>, string> = {
-  native: 'this build has no native addon',
-  hybrid: 'this build has no native addon, through which CPU and GPU would share the work',
+const absent: Record<Exclude<Backend, BuiltBackend>, string> = {
+  hybrid: 'this build has no CUDA stages, with which the CPU would share the work',
   cuda: 'this build has no CUDA stages',
 };
 
 /** Chooses how a model runs on `machine`. Throws when a wish cannot be met: nothing falls back silently. */
 export function selectBackend(machine: Machine, wishes: Wishes = {}): Plan {
-  const backend = checkBackend(wishes.backend ?? 'auto');
-  const isa = chooseIsa(machine, wishes.isa);
-  const threads = chooseThreads(machine, wishes.threads);
-  const asked = backend === 'auto' ? 'the only backend in this build' : 'as asked for by --backend';
+  const backend = checkBackend(machine, wishes.backend ?? 'auto');
+  const tables = kernelTables(machine);
+  const chosen = chooseTable(tables, backend, wishes.isa);
+  const ranks = chooseRanks(machine, chosen.backend, wishes.threads);
   return {
-    backend: 'wasm',
-    isa: isa.name,
-    core: isa.name === 'relaxed' ? 'relaxed' : 'simd128',
-    threads: threads.count,
+    backend: chosen.backend,
+    isa: chosen.isa,
+    threads: ranks.count,
+    cpus: ranks.cpus,
     placement: 'all layers on the CPU, each matrix split by rows over the ranks',
     reasons: [
-      `wasm: chosen, ${asked}`,
-      `${isa.name}: chosen, ${isa.why}`,
-      `${threads.count} ${threads.count === 1 ? 'rank' : 'ranks'}: ${threads.why}`,
+      `${chosen.backend}: chosen, ${whyBackend(chosen.backend, backend, wishes.isa)}`,
+      `${chosen.isa}: chosen, ${wishes.isa === undefined ? 'the fastest that runs here' : 'as asked for by --isa'}`,
+      `${ranks.count} ${ranks.count === 1 ? 'rank' : 'ranks'}: ${ranks.why}`,
+      otherBackend(machine, chosen, backend, wishes.isa),
       ...Object.entries(absent).map(([name, why]) => `${name}: rejected, ${why}`),
-      ...isa.rejected,
+      ...tables
+        .filter((table) => table.backend === chosen.backend && table !== chosen)
+        .map(({ isa, lacking }) => {
+          const why = lacking ?? (wishes.isa === undefined ? 'slower' : 'not what --isa asks for');
+          return `${isa}: rejected, ${why}`;
+        }),
     ],
   };
 }
 
-function checkBackend(wish: string): 'auto' | 'wasm' {
-  if (wish === 'auto' || wish === 'wasm') return wish;
+function checkBackend({ native }: Machine, wish: string): 'auto' | BuiltBackend {
+  if (wish === 'native' && !native.available) {
+    throw perigeeError('BACKEND_UNAVAILABLE', { backend: wish, why: native.why });
+  }
+  if (wish === 'auto' || wish === 'wasm' || wish === 'native') return wish;
   const why =
     absent[wish as keyof typeof absent] ??
     `there is no backend of that name; the names are auto, ${backends.join(', ')}`;
   throw perigeeError('BACKEND_UNAVAILABLE', { backend: wish, why });
 }
 
-interface IsaChoice {
-  readonly name: WasmIsa;
-  readonly why: string;
-  readonly rejected: readonly string[];
+/** The fastest table of the backend; under 'auto' a name that only one backend has says which backend. */
+function chooseTable(
+  tables: readonly KernelTable[],
+  backend: 'auto' | BuiltBackend,
+  isa: string | undefined,
+): KernelTable {
+  const ofBackend = tables.filter((table) => backend === 'auto' || table.backend === backend);
+  const candidates = ofBackend.filter((table) => isa === undefined || table.isa === isa);
+  const chosen = candidates.find(({ lacking }) => lacking === null);
+  if (chosen !== undefined) return chosen;
+  if (isa === undefined) {
+    const name = backend === 'auto' ? 'wasm' : backend;
+    throw perigeeError('BACKEND_UNAVAILABLE', { backend: name, why: `${candidates.at(-1)?.lacking}` });
+  }
+  const ready = new Set(ofBackend.filter(({ lacking }) => lacking === null).map((table) => table.isa));
+  const why = candidates[0]?.lacking ?? whyUnknown(backend, isa);
+  const here = backend === 'auto' ? 'here' : `on backend ${backend}`;
+  throw perigeeError('ISA_UNAVAILABLE', {
+    isa,
+    why: `${why}; what runs ${here}: ${[...ready].join(', ') || 'nothing'}`,
+  });
 }
 
-function chooseIsa(machine: Machine, wish: string | undefined): IsaChoice {
-  const missing: Record<WasmIsa, string | null> = {
-    relaxed: machine.wasm.relaxedSimd ? null : `Node ${machine.node} does not compile WebAssembly relaxed SIMD`,
-    simd128: machine.wasm.simd ? null : `Node ${machine.node} does not compile WebAssembly SIMD`,
-    // The scalar table lives in the SIMD128 build.
-    scalar: machine.wasm.simd ? null : `Node ${machine.node} does not compile WebAssembly SIMD`,
-  };
-  if (wish !== undefined && !(wish in missing)) {
-    throw perigeeError('ISA_UNAVAILABLE', { isa: wish, why: `the wasm backend has ${wasmIsas.join(', ')}` });
-  }
-  const name = (wish as WasmIsa | undefined) ?? wasmIsas.find((isa) => missing[isa] === null);
-  if (name === undefined) throw perigeeError('BACKEND_UNAVAILABLE', { backend: 'wasm', why: `${missing.simd128}` });
-  const why = missing[name];
-  if (why !== null) throw perigeeError('ISA_UNAVAILABLE', { isa: name, why });
-  return {
-    name,
-    why: wish === undefined ? 'the fastest this Node compiles' : 'as asked for by --isa',
-    rejected: wasmIsas
-      .filter((isa) => isa !== name)
-      .map((isa) => `${isa}: rejected, ${missing[isa] ?? (wish === undefined ? 'slower' : 'not what --isa asks for')}`),
-  };
+function whyUnknown(backend: string, isa: string): string {
+  return isaNames.includes(isa)
+    ? `backend ${backend} has no kernels of that name`
+    : 'there are no kernels of that name';
 }
 
-function chooseThreads(machine: Machine, wish: number | undefined): { readonly count: number; readonly why: string } {
-  if (wish === undefined) {
-    const cores = machine.physicalCores === machine.cores ? '' : `; the machine has ${machine.physicalCores} cores`;
-    return { count: Math.min(machine.cores, mostThreads), why: `one for each available hardware thread${cores}` };
-  }
-  if (!Number.isInteger(wish) || wish < 1 || wish > mostThreads) {
-    throw perigeeError('OPTION_INVALID', {
-      option: '--threads',
-      value: `${wish}`,
-      expected: `a whole number from 1 to ${mostThreads}`,
-    });
-  }
-  const crowded = wish > machine.cores ? '; more than cores, so ranks wait for each other' : '';
-  return { count: wish, why: `as asked for by --threads${crowded}` };
+function whyBackend(chosen: BuiltBackend, wish: 'auto' | BuiltBackend, isa: string | undefined): string {
+  if (wish !== 'auto') return 'as asked for by --backend';
+  if (isa !== undefined && isa !== 'scalar') return 'it has the kernels that --isa asks for';
+  return chosen === 'native' ? 'the addon loads and passes its self-check' : 'it needs no native addon';
+}
+
+function otherBackend(
+  { native }: Machine,
+  chosen: KernelTable,
+  wish: 'auto' | BuiltBackend,
+  isa: string | undefined,
+): string {
+  const other = chosen.backend === 'native' ? 'wasm' : 'native';
+  if (wish !== 'auto') return `${other}: rejected, not what --backend asks for`;
+  if (other === 'native' && !native.available) return `native: rejected, ${native.why}`;
+  return `${other}: rejected, ${isa === undefined || isa === 'scalar' ? 'slower' : `it has no kernels named ${isa}`}`;
 }

@@ -19,7 +19,7 @@ describe('exit codes', () => {
     ['an unknown option', ['doctor', '--fly']],
     ['a bad number', ['doctor', '--threads', 'two']],
     ['a backend that is not there', ['doctor', '--backend', 'cuda']],
-    ['a kernel set that is not there', ['doctor', '--isa', 'avx512']],
+    ['a kernel set that is not there', ['doctor', '--isa', 'mmx']],
     ['a missing model', ['inspect', '/nowhere/model.gguf']],
     ['a file that is no model', ['inspect', 'package.json']],
     ['a checkpoint that cannot be converted', ['inspect', 'CHECKPOINT']],

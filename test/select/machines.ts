@@ -1,0 +1,74 @@
+/** Machines as detectMachine() recorded them, or would have. */
+import type { Machine } from '../../src/select/machine.ts';
+
+const range = (count: number) => Array.from({ length: count }, (_, index) => index);
+
+/** A virtual machine with two cores of a Zen 5 EPYC, no hyperthreads shown. */
+export const zen5: Machine = {
+  cpu: 'AMD EPYC',
+  platform: 'linux x64',
+  node: '24.21.0',
+  cores: 2,
+  physicalCores: 2,
+  cpus: [[0], [1]],
+  memoryTotal: 25e9,
+  memoryAvailable: 24e9,
+  wasm: { simd: true, relaxedSimd: true },
+  native: { available: true, isas: ['avx512', 'avx2', 'scalar'] },
+};
+
+/** Sixteen cores of a Sapphire Rapids with AMX; CPU n and CPU n + 16 share a core. */
+export const sapphireRapids: Machine = {
+  ...zen5,
+  cpu: 'Intel(R) Xeon(R) Platinum 8480+',
+  cores: 32,
+  physicalCores: 16,
+  cpus: range(16).map((core) => [core, core + 16]),
+  memoryTotal: 1e12,
+  memoryAvailable: 9.5e11,
+  native: { available: true, isas: ['amx', 'avx512', 'avx2', 'scalar'] },
+};
+
+export const graviton: Machine = {
+  ...zen5,
+  cpu: 'Neoverse-V2',
+  platform: 'linux arm64',
+  cores: 8,
+  physicalCores: 8,
+  cpus: range(8).map((core) => [core]),
+  native: { available: true, isas: ['neon', 'scalar'] },
+};
+
+/** Two cores with hyperthreads, next to each other as older firmware counts them. */
+export const oldLaptop: Machine = {
+  ...zen5,
+  cpu: 'Intel(R) Core(TM) i5-6200U',
+  node: '20.20.2',
+  cores: 4,
+  cpus: [
+    [0, 1],
+    [2, 3],
+  ],
+  wasm: { simd: true, relaxedSimd: false },
+  native: { available: true, isas: ['avx2', 'scalar'] },
+};
+
+export const withoutAddon: Machine = {
+  ...zen5,
+  native: { available: false, why: 'there is no native addon beside the code' },
+};
+
+export const selfCheckFailed: Machine = {
+  ...zen5,
+  native: { available: false, why: 'the addon failed its self-check: avx512 and scalar differ in matmul q4_k' },
+};
+
+/** A container that a quota holds to 2 of the 64 CPUs it sees. */
+export const quotaContainer: Machine = {
+  ...zen5,
+  physicalCores: 64,
+  cpus: range(64).map((core) => [core]),
+};
+
+/** A container that is given two hyperthreads of one core, and one of another, of 64. */
+export const cpusetContainer: Machine = { ...zen5, cores: 3, physicalCores: 64, cpus: [[4, 68], [5]] };
