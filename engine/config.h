@@ -36,6 +36,7 @@ struct Limits {
       context;     // KV pages in the pool; positions a page holds; positions one sequence may have
   uint32_t exact;  // 1: float activations everywhere
   uint32_t spins;  // how often a barrier looks before it sleeps
+  uint32_t taps;   // 1: keep the activations between stages of the last step (taps.h)
 };
 
 // Matrices, split over ranks by rows or heads. Per-layer unless noted.

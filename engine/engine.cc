@@ -97,6 +97,7 @@ uint64_t lay_out(void* base, const ModelConfig& c, const Limits& l) {
   }
   e.locations_capacity = location_count(c, l);
   e.locations = arena.take<Location>(e.locations_capacity);
+  lay_out_taps(arena, c, l, e.taps);
   e.pages = arena.take<float>(static_cast<size_t>(c.layers) * l.pages * l.page_tokens * c.latent_dim());
   return arena.used();
 }

@@ -9,6 +9,7 @@
 namespace perigee {
 
 struct Engine;
+enum class Tap : uint32_t;
 
 enum class Status : int32_t {
   Ok = 0,
@@ -66,7 +67,11 @@ Status engine_check_step(const Engine& engine);
 // barrier inside, logits are complete.
 void engine_forward(Engine& engine, uint32_t rank);
 
-// Makes every rank that waits in a barrier trap; for use when one of them has died.
+// What the last step left at one tap of one layer: [batch_tokens][width], of which the step's tokens are filled. Null
+// without Limits.taps, or where the layer has no such tap (taps.h).
+const void* engine_tap(const Engine& engine, Tap tap, uint32_t layer, uint32_t* width);
+
+// Makes every rank that waits in a barrier leave the step; for use when one of them has died, or to stop early.
 void engine_abort(Engine& engine);
 
 // The rows of `total` that rank `rank` of `ranks` owns, in multiples of 4 but for the last rank.

@@ -58,6 +58,7 @@ void score_and_share(Engine& e, Rank& rank, uint32_t layer) {
                      logits + static_cast<size_t>(t) * router.rows, router.rows * sizeof(float));
   }
   if (c.shared_width) write_mid(e, batch, gate, y_gate, y_up, n, e.mid, c.shared_width);
+  tap_columns(e, Tap::RouterScores, layer, logits, router.rows, {router.row_begin, router.row_begin + router.rows});
   stage_done(Stage::Router);
 }
 
@@ -74,6 +75,7 @@ void route(Engine& e, Rank& rank, uint32_t layer) {
     }
     choose_experts(c, scores, e.vectors[layer].router_bias, rank.keys, rank.chosen + t * c.experts_used,
                    rank.gate + t * c.experts_used);
+    if (e.ranks == &rank) tap_row(e, Tap::RouterChoices, layer, t, rank.chosen + t * c.experts_used);
   }
   group_by_expert(rank.chosen, n, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
 }
@@ -144,6 +146,7 @@ void experts_out(Engine& e, Rank& rank, uint32_t layer) {
     if (c.shared_width)
       e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * down.rows), down.rows, row);
   }
+  tap_columns(e, Tap::FeedForward, layer, sum, down.rows, rank.hidden_rows);
   add_to_residual(e, rank, sum);
   stage_done(Stage::ExpertsOut);
 }
@@ -169,6 +172,7 @@ void dense_ffn(Engine& e, Rank& rank, uint32_t layer) {
   batch.reset();
   const size_t y = batch.multiply(down, 0, batch.put(down.type, e.mid, n, c.dense_width, c.dense_width), kAllRows, n);
   batch.run();
+  tap_columns(e, Tap::FeedForward, layer, batch.result(y), down.rows, rank.hidden_rows);
   add_to_residual(e, rank, batch.result(y));
   stage_done(Stage::Dense);
   meet(e);

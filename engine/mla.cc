@@ -79,6 +79,7 @@ void append_latents(Engine& e, uint32_t r, uint32_t layer) {
     e.kernels->rms_norm(latent, e.vectors[layer].kv_a_norm, kLatentEps, c.kv_rank, row);
     __builtin_memcpy(row + c.kv_rank, latent + c.kv_rank, c.rope_dim * sizeof(float));
     rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, pairs);
+    tap_row(e, Tap::Latent, layer, t, row);
   }
 }
 
@@ -157,6 +158,8 @@ void expand_values(Engine& e, Rank& rank, uint32_t layer) {
                        values + static_cast<size_t>(t) * c.value_dim, c.value_dim * sizeof(float));
     }
   }
+  const Range own = {rank.heads.begin * c.value_dim, rank.heads.end * c.value_dim};
+  tap_columns(e, Tap::Attention, layer, e.attention + own.begin, c.heads * c.value_dim, own);
   stage_done(Stage::AttentionOut);
 }
 

@@ -44,6 +44,7 @@ void engine_forward(Engine& e, uint32_t r) {
   rotate_positions(e, r);
   embed(e, rank);
   meet(e);
+  tap_residual(e, rank, Tap::Embedding, 0);
   for (uint32_t layer = 0; layer < e.config.layers; layer++) {
     attend(e, rank, r, layer);
     if (layer < e.config.dense_layers) {
@@ -51,6 +52,7 @@ void engine_forward(Engine& e, uint32_t r) {
     } else {
       moe_ffn(e, rank, layer);
     }
+    tap_residual(e, rank, Tap::Residual, layer);
   }
   head(e, rank);
   meet(e);

@@ -5,6 +5,7 @@
 #include "engine.h"
 #include "kernels/kernels.h"
 #include "shard_batch.h"
+#include "taps.h"
 
 namespace perigee {
 
@@ -68,6 +69,7 @@ struct Engine {
   Rank* ranks;                  // [ranks]
   Location* locations;          // [locations_capacity], the first locations_used taken by engine_bind
   size_t locations_used, locations_capacity;
+  Taps taps;
 
   const Weight& weight(const Rank& rank, uint32_t layer, Slot slot) const {
     return rank.weights[layer * static_cast<uint32_t>(Slot::Count) + static_cast<uint32_t>(slot)];

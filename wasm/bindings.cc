@@ -3,6 +3,7 @@
 #include "../engine/barrier.h"
 #include "../engine/door.h"
 #include "../engine/engine.h"
+#include "../engine/taps.h"
 
 using namespace perigee;
 
@@ -29,6 +30,8 @@ void wait_while_equal(int32_t* word, int32_t expected) {
 }
 
 void wake_all(int32_t* word) { __builtin_wasm_memory_atomic_notify(word, 0xffffffffu); }
+
+void leave_step() { __builtin_trap(); }
 
 }  // namespace perigee
 
@@ -72,6 +75,10 @@ Location* export_bind(Engine* engine, uint32_t rank, Slot slot, uint32_t layer, 
 EXPORT(engine_step_block) StepBlock* export_step_block(Engine* engine) { return engine_step_block(*engine); }
 EXPORT(engine_check_step) Status export_check_step(const Engine* engine) { return engine_check_step(*engine); }
 EXPORT(engine_forward) void export_forward(Engine* engine, uint32_t rank) { engine_forward(*engine, rank); }
+EXPORT(engine_tap)
+const void* export_tap(const Engine* engine, Tap tap, uint32_t layer, uint32_t* width) {
+  return engine_tap(*engine, tap, layer, width);
+}
 EXPORT(engine_abort) void export_abort(Engine* engine) { engine_abort(*engine); }
 
 // Shard side: all addresses lie in the shard's memory.

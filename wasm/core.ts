@@ -27,6 +27,7 @@ export interface CoreExports {
   engine_step_block(engine: number): number;
   engine_check_step(engine: number): number;
   engine_forward(engine: number, rank: number): void;
+  engine_tap(engine: number, tap: number, layer: number, width: number): number;
   engine_abort(engine: number): void;
   run_jobs(kernels: number, jobs: number, count: number, input: number, output: number): void;
   /** wasm/encode.cc; 0 when `type` has no encoder. */

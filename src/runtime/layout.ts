@@ -12,6 +12,7 @@ export interface EngineLimits {
   readonly context: number;
   readonly exact: boolean;
   readonly spins: number;
+  readonly taps: boolean;
 }
 
 /** Vector slots, in the order of engine/config.h. */
@@ -93,6 +94,7 @@ const limitFields = (l: EngineLimits): Field[] => [
   ['u32', l.context],
   ['u32', l.exact ? 1 : 0],
   ['u32', l.spins],
+  ['u32', l.taps ? 1 : 0],
 ];
 
 /** Writes both structs at `address`; returns where each begins and where they end. */

@@ -25,6 +25,8 @@ export interface LoadOptions {
   readonly sequences?: number;
   /** Most tokens of one step; default `defaultBatchTokens`. */
   readonly batchTokens?: number;
+  /** Keep the activations between stages of the last step, for Runtime.tap; costs memory and a little time. */
+  readonly taps?: boolean;
   /** Most bytes of one weight memory; default, and at most, what WebAssembly allows. */
   readonly shardBytes?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -53,6 +55,7 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     isa: options.isa ?? null,
     threads: options.threads,
     exact: options.exact ?? false,
+    taps: options.taps ?? false,
     limits: {
       batchTokens,
       batchOutputs,

@@ -3,6 +3,7 @@
  * backend (wasm here; native and cuda later); everything above this line is the same for all.
  */
 import type { ModelConfig } from '../model/config.ts';
+import type { TapName } from './taps.ts';
 
 /** Positions per KV page. Page tables name pages by index. */
 export const pageTokens = 64;
@@ -53,6 +54,12 @@ export interface Runtime {
    * overwrites. Rejects with ENGINE_FAILED when a rank trapped or died; the runtime is then unusable and must be closed.
    */
   step(batch: StepBatch): Promise<Float32Array>;
+
+  /**
+   * What the last step left at one tap of one layer, [tokens of the step][width of the tap]: a copy. Only for a runtime
+   * loaded with taps, and for the points of tapPoints(config).
+   */
+  tap(name: TapName, layer: number): Float32Array | Int32Array;
 
   /** Where the first rank's time went since the start, by stage of the forward pass; waiting for other ranks is one. */
   stageTimes(): readonly StageTime[];

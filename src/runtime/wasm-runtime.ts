@@ -21,6 +21,7 @@ import {
   type StageTime,
   type StepBatch,
 } from './runtime.ts';
+import { type TapName, tapNames } from './taps.ts';
 
 export interface WasmOptions {
   readonly config: ModelConfig;
@@ -33,6 +34,7 @@ export interface WasmOptions {
   readonly isa: string | null;
   readonly threads: number;
   readonly exact: boolean;
+  readonly taps: boolean;
   readonly limits: RuntimeLimits;
   /** Most bytes of one weight memory. */
   readonly shardBytes: number;
@@ -76,6 +78,7 @@ class WasmRuntime implements Runtime {
   #failure: Promise<never> | null = null;
   #failed = false;
   #sequence = 0;
+  #tokensInStep = 0;
 
   constructor(module: WebAssembly.Module, options: WasmOptions) {
     const { config, threads } = options;
@@ -89,6 +92,7 @@ class WasmRuntime implements Runtime {
       ranks: threads,
       pageTokens,
       exact: options.exact,
+      taps: options.taps,
       spins: threads <= availableParallelism() ? spins : 0,
     };
     const state = allocateState(module, config, limits);
@@ -160,11 +164,22 @@ class WasmRuntime implements Runtime {
     this.#step.write(batch);
     const status = this.#core.engine_check_step(this.#engine);
     if (status !== 0) throw new RangeError(`the step was refused: ${statuses[status]}`);
+    this.#tokensInStep = batch.tokens.length;
     const before = this.#sequence++;
     Atomics.store(this.#control, Control.Sequence, this.#sequence);
     Atomics.notify(this.#control, Control.Sequence);
     while (Atomics.load(this.#control, Control.Done) !== this.#sequence) await this.#wordChange(Control.Done, before);
     return this.#step.logits.subarray(0, batch.outputs.length * this.config.vocabulary);
+  }
+
+  tap(name: TapName, layer: number): Float32Array | Int32Array {
+    const at = this.#core.engine_tap(this.#engine, tapNames.indexOf(name), layer, this.#scratch);
+    if (at === 0) throw new RangeError(`there is no tap ${name} of layer ${layer}`);
+    const length = this.#tokensInStep * new DataView(this.#memory.buffer).getUint32(this.#scratch, true);
+    const { buffer } = this.#memory;
+    return name === 'router-choices'
+      ? new Int32Array(buffer, at, length).slice()
+      : new Float32Array(buffer, at, length).slice();
   }
 
   stageTimes(): StageTime[] {

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { matrixSlots } from '../../src/model/plan.ts';
 import { type EngineLimits, stages, statuses, stepFields, vectorSlots, writeConfig } from '../../src/runtime/layout.ts';
+import { tapNames } from '../../src/runtime/taps.ts';
 import { jobBytes } from '../../wasm/rank-task.ts';
 
 const header = (name: string) => readFileSync(fileURLToPath(new URL(`../../engine/${name}`, import.meta.url)), 'utf8');
@@ -70,6 +71,7 @@ const values = {
   context: 33,
   exact: 1,
   spins: 34,
+  taps: 1,
 } as const;
 const v = values;
 const config: ModelConfig = {
@@ -118,6 +120,7 @@ const limits: EngineLimits = {
   context: v.context,
   exact: true,
   spins: v.spins,
+  taps: true,
 };
 
 describe('structs written field by field', () => {
@@ -154,6 +157,7 @@ describe('enumerations', () => {
 
   it('of stages and statuses agree', () => {
     expect(stages.map(plain)).toEqual(names('door.h', 'Stage').map(plain));
+    expect(tapNames.map(plain)).toEqual(names('taps.h', 'Tap').map(plain));
     expect(statuses.length).toBe(names('engine.h', 'Status').length);
   });
 

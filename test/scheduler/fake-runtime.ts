@@ -62,6 +62,10 @@ export class FakeRuntime implements Runtime {
     return logits;
   }
 
+  tap(): never {
+    throw new RangeError('a fake runtime has no taps');
+  }
+
   stageTimes(): [] {
     return [];
   }
