@@ -115,8 +115,8 @@ function startEngine(path: string, options: ServeOptions, logger: Logger): Remot
   });
 }
 
-function logChange(logger: Logger, { state, restarts, lastFailure }: EngineStatus): void {
-  const change = { state, restarts, lastFailure };
+function logChange(logger: Logger, { state, restarts, failures, restartsIn, lastFailure }: EngineStatus): void {
+  const change = { state, restarts, failures, restartsIn, lastFailure };
   if (state === 'ready' || state === 'closed') logger.info(change, 'engine');
   else logger.error(change, 'engine');
 }

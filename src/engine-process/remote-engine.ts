@@ -10,8 +10,9 @@ import type { EngineClient, EngineStatus, GenerationEvent, GenerationRequest } f
 import { EngineChild } from './engine-child.ts';
 import { type EngineMessage, eventWindow, fromWire, type RequestEvent, type WireError } from './protocol.ts';
 
-/** Ends in a row, each without a finished request or a minute of life between, after which the engine stays down. */
+/** Ends in a row, without a finished request or a minute of readiness between, after which the engine stays down. */
 const mostFailures = 5;
+/** Counted from when the model is loaded: loading may take longer, and dying after it each time is no long life. */
 const longLifeMilliseconds = 60_000;
 /** Pause before the first new start; each further one doubles it. */
 const firstPauseMilliseconds = 100;
@@ -53,8 +54,8 @@ export class RemoteEngine implements EngineClient {
   #restarts = 0;
   #failures = 0;
   #lastFailure: string | null = null;
-  #startedAt = 0;
-  #restartTimer: NodeJS.Timeout | null = null;
+  #readySince = Number.POSITIVE_INFINITY;
+  #restart: { readonly timer: NodeJS.Timeout; readonly at: number } | null = null;
   #settleReady: { resolve: () => void; reject: (error: PerigeeError) => void } | null = null;
 
   constructor(options: RemoteEngineOptions) {
@@ -114,12 +115,15 @@ export class RemoteEngine implements EngineClient {
       running,
       waiting: this.#pending.size - running,
       restarts: this.#restarts,
+      failures: this.#failures,
+      restartsIn: this.#restart && Math.max(0, Math.ceil(this.#restart.at - performance.now())),
       lastFailure: this.#lastFailure,
     };
   }
 
   async close(): Promise<void> {
-    if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
+    clearTimeout(this.#restart?.timer);
+    this.#restart = null;
     this.#state = 'closed';
     this.#failPending(perigeeError('ENGINE_CLOSED', {}));
     await this.#child.close();
@@ -140,7 +144,7 @@ export class RemoteEngine implements EngineClient {
 
   #start(): EngineChild {
     const { entry, loadOptions, queueLength } = this.#options;
-    this.#startedAt = performance.now();
+    this.#readySince = Number.POSITIVE_INFINITY;
     this.#percent = 0;
     const child = new EngineChild(entry, {
       message: (message) => this.#hear(message),
@@ -162,6 +166,7 @@ export class RemoteEngine implements EngineClient {
         if (this.#state === 'closed') break;
         this.#description = { config: message.config, contextTokens: message.contextTokens };
         this.#selection = message.selection;
+        this.#readySince = performance.now();
         this.#become('ready');
         this.#settleReady?.resolve();
         break;
@@ -192,7 +197,7 @@ export class RemoteEngine implements EngineClient {
     if (this.#state === 'closed') return;
     this.#lastFailure = error?.message ?? what;
     this.#failPending(perigeeError('ENGINE_FAILED', { what }));
-    if (performance.now() - this.#startedAt > longLifeMilliseconds) this.#failures = 0;
+    if (performance.now() - this.#readySince > longLifeMilliseconds) this.#failures = 0;
     this.#failures++;
     // A model that never loaded will not load the next time: its error is the answer to the command.
     if (this.#description === null) {
@@ -201,13 +206,18 @@ export class RemoteEngine implements EngineClient {
     } else if (this.#failures >= mostFailures) {
       this.#become('failed');
     } else {
+      this.#startAgain(firstPauseMilliseconds * 2 ** (this.#failures - 1));
       this.#become('loading');
-      const pause = firstPauseMilliseconds * 2 ** (this.#failures - 1);
-      this.#restartTimer = setTimeout(() => {
-        this.#restarts++;
-        this.#child = this.#start();
-      }, pause);
     }
+  }
+
+  #startAgain(pause: number): void {
+    const timer = setTimeout(() => {
+      this.#restart = null;
+      this.#restarts++;
+      this.#child = this.#start();
+    }, pause);
+    this.#restart = { timer, at: performance.now() + pause };
   }
 
   #become(state: EngineStatus['state']): void {

@@ -75,6 +75,8 @@ class Scheduler implements EngineClient {
       running: this.#live(),
       waiting: this.#waiting.length,
       restarts: 0,
+      failures: 0,
+      restartsIn: null,
       lastFailure: this.#failure?.message ?? null,
     };
   }

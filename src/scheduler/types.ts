@@ -46,6 +46,10 @@ export interface EngineStatus {
   readonly running: number;
   readonly waiting: number;
   readonly restarts: number;
+  /** Ends of the engine process in a row, without a finished request or a minute of readiness between. */
+  readonly failures: number;
+  /** Milliseconds until the engine process is started again; null: it runs, or stays down. */
+  readonly restartsIn: number | null;
   readonly lastFailure: string | null;
 }
 

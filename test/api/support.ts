@@ -49,7 +49,16 @@ export function fakeEngine(tokenizer: Tokenizer, script: string, contextTokens =
       return abandoned;
     },
     generate,
-    status: () => ({ state: 'ready', selection: null, running: 0, waiting: 0, restarts: 0, lastFailure: null }),
+    status: () => ({
+      state: 'ready',
+      selection: null,
+      running: 0,
+      waiting: 0,
+      restarts: 0,
+      failures: 0,
+      restartsIn: null,
+      lastFailure: null,
+    }),
     close: async () => {},
   };
 }

@@ -52,6 +52,8 @@ test('generates in another process, tells its shape and its choice', async () =>
     running: 0,
     waiting: 0,
     restarts: 0,
+    failures: 0,
+    restartsIn: null,
     lastFailure: null,
   });
 });
@@ -110,11 +112,16 @@ test('a runtime that fails ends its process with the reason, and a fresh one fol
 test('an engine that dies again and again is given up, and says so', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'perigee-'));
   const brokenBy = join(folder, 'broken');
-  await start({ brokenBy });
+  const pauses: (number | null)[] = [];
+  // Rounded up: what is left of a pause shrinks from the moment it begins.
+  const hundreds = (left: number | null) => left && Math.ceil(left / 100) * 100;
+  await start({ brokenBy, onChange: ({ restartsIn }) => pauses.push(hundreds(restartsIn)) });
   writeFileSync(brokenBy, '');
   process.kill(engine.pid!, 'SIGKILL');
   await eventually(() => expect(engine.status().state).toBe('failed'));
-  expect(engine.status().restarts).toBe(4);
+  // Each pause is twice the last: an engine that dies at once again does not spin.
+  expect(pauses).toEqual([null, 100, 200, 400, 800, null]);
+  expect(engine.status()).toMatchObject({ restarts: 4, failures: 5 });
   await expect(tokens()).rejects.toMatchObject({ code: 'ENGINE_GAVE_UP', status: 503 });
   rmSync(folder, { recursive: true });
 });

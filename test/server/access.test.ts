@@ -38,7 +38,13 @@ describe('without a key', () => {
         status: 'ready',
         model: modelId,
         backend: { backend: 'wasm', isa: 'fake', threads: 1, reasons: ['a test asked for it'] },
-        engine: { state: 'ready', restarts: 0, last_failure: null },
+        engine: {
+          state: 'ready',
+          restarts: 0,
+          failures_in_a_row: 0,
+          restarts_in_milliseconds: null,
+          last_failure: null,
+        },
         queue: { running: 0, waiting: 0 },
       },
     });

@@ -7,13 +7,19 @@ export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOpti
   const condition = () => (inFlight.draining ? 'draining' : engine.status().state);
 
   app.get('/health', (_request, reply) => {
-    const { selection, running, waiting, restarts, lastFailure, state } = engine.status();
+    const { selection, running, waiting, restarts, failures, restartsIn, lastFailure, state } = engine.status();
     const status = condition();
     return reply.code(status === 'ready' ? 200 : 503).send({
       status,
       model: model.id,
       backend: selection,
-      engine: { state, restarts, last_failure: lastFailure },
+      engine: {
+        state,
+        restarts,
+        failures_in_a_row: failures,
+        restarts_in_milliseconds: restartsIn,
+        last_failure: lastFailure,
+      },
       queue: { running, waiting },
       uptime_seconds: Math.floor(process.uptime()),
     });
