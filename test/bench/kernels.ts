@@ -1,16 +1,17 @@
 /**
  * Kernel speed: GB/s of weights in decode (n = 1) and Gop/s (2 x multiply-adds) in prefill (n = 64), per table and type,
- * beside what the machine reads and multiplies in WebAssembly. `node test/bench/kernels.ts [TYPE ...]`
+ * in WebAssembly beside what the machine reads and multiplies there. `node test/bench/kernels.ts [TABLE ...] [TYPE ...]`
  */
 import {
-  type Build,
   buildCore,
   Core,
+  FAST_TABLES,
   Random,
   randomWeights,
   TYPE_NAMES,
   TYPES,
   type TypeName,
+  withoutNative,
 } from '../kernels/harness.ts';
 
 const COLS = 2048;
@@ -33,13 +34,13 @@ function fastest(run: () => void): number {
 function limits(core: Core): string {
   const bytes = 128e6;
   const at = core.alloc(bytes);
-  new Uint8Array(core.memory.buffer, at, bytes).fill(1);
-  const read = fastest(() => core.call('probe_read', at, bytes));
+  core.memory.fill(1, at, at + bytes);
+  const read = fastest(() => core.run('read', null, at, bytes));
   core.release(at);
   const [vectors, turns] = [512, 20_000];
   let perVector = 0;
   const dot = fastest(() => {
-    perVector = core.call('probe_dot', at, vectors, turns);
+    perVector = core.run('dot', null, at, vectors, turns);
   });
   return `reads ${(bytes / read / 1e9).toFixed(1)} GB/s, dots ${((2 * turns * vectors * perVector) / dot / 1e9).toFixed(0)} Gop/s`;
 }
@@ -49,8 +50,8 @@ function putMatrix(core: Core, type: TypeName, rows: number): number {
   const some = randomWeights(new Random(1), type, 16, COLS);
   const rowBytes = some.length / 16;
   const at = core.alloc(rowBytes * rows);
-  const memory = new Uint8Array(core.memory.buffer);
-  for (let r = 0; r < rows; r += 16) memory.set(some.subarray(0, Math.min(16, rows - r) * rowBytes), at + r * rowBytes);
+  for (let r = 0; r < rows; r += 16)
+    core.memory.set(some.subarray(0, Math.min(16, rows - r) * rowBytes), at + r * rowBytes);
   return at;
 }
 
@@ -85,13 +86,14 @@ function report(core: Core, table: string, type: TypeName): void {
 }
 
 buildCore();
-const wanted = process.argv.slice(2) as TypeName[];
-for (const [build, table] of [
-  ['relaxed', 'relaxed'],
-  ['simd128', 'simd128'],
-] as readonly [Build, string][]) {
+const words = process.argv.slice(2);
+const types = TYPE_NAMES.filter((type) => words.includes(type));
+const known = FAST_TABLES.filter(([build, table]) => build === 'native' || build === table);
+const wanted = known.filter(([, table]) => words.includes(table));
+if (withoutNative !== null) process.stdout.write(`no native tables: ${withoutNative}\n`);
+for (const [build, table] of wanted.length > 0 ? wanted : known) {
   const core = new Core(build, 400);
-  process.stdout.write(`${build}: ${limits(core)}\n`);
+  process.stdout.write(build === 'native' ? 'native\n' : `${build}: ${limits(core)}\n`);
   process.stdout.write('table    type    GB/s, n = 1, 2, 4        Gop/s, n = 5, 8, 16, 64\n');
-  for (const type of wanted.length > 0 ? wanted : TYPE_NAMES) report(core, table, type);
+  for (const type of types.length > 0 ? types : TYPE_NAMES) report(core, table, type);
 }

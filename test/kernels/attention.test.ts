@@ -1,6 +1,6 @@
 /** Latent attention over pages: against float64, and every table equal to scalar. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { buildCore, Core, Random } from './harness.ts';
+import { buildCore, Core, FAST_TABLES, Random } from './harness.ts';
 
 interface Case {
   readonly keyDim: number;
@@ -78,10 +78,7 @@ function expected(c: Case, { q, keys }: Inputs): Float64Array {
   return out;
 }
 
-describe.each([
-  ['simd128', 'simd128'],
-  ['relaxed', 'relaxed'],
-] as const)('build %s, table %s', (build, table) => {
+describe.each(FAST_TABLES)('build %s, table %s', (build, table) => {
   it.each(CASES)('attends over $lengths.length rows of $keyDim as float64 and scalar do', (c) => {
     const core = new Core(build, 16);
     const inputs = inputsOf(c);

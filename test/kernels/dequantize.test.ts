@@ -1,26 +1,36 @@
 /** Weights mean what the GGUF formats say, against an independent float64 reading. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { decode } from './formats.ts';
-import { buildCore, Core, Random, randomWeights, TYPE_NAMES, TYPES, type TypeName } from './harness.ts';
+import {
+  BUILDS,
+  buildCore,
+  Core,
+  FAST_TABLES,
+  Random,
+  randomWeights,
+  TYPE_NAMES,
+  TYPES,
+  type TypeName,
+} from './harness.ts';
 
 beforeAll(buildCore);
 
 function dequantized(core: Core, table: string, type: TypeName, w: Uint8Array, cols: number): Float32Array {
   const top = core.mark();
   const y = core.alloc(4 * cols);
-  core.call('probe_dequantize', core.table(table), TYPES[type][0], core.put(w), cols, y);
+  core.run('dequantize', table, TYPES[type][0], core.put(w), cols, y);
   core.release(top);
   return core.floats(y, cols);
 }
 
-describe.each(['simd128', 'relaxed'] as const)('build %s', (build) => {
+describe.each(BUILDS)('build %s', (build) => {
   it.each(TYPE_NAMES)('reads %s to within a float rounding', (type) => {
     const core = new Core(build, 16);
     const cols = TYPES[type][1] * 40;
     for (const fill of [undefined, 0xff, 0x00, 0x80]) {
       const w = randomWeights(new Random(7), type, 1, cols, fill);
       const want = decode(type, w);
-      for (const table of core.tables.keys()) {
+      for (const table of core.tables) {
         const got = dequantized(core, table, type, w, cols);
         // Two roundings at most: the product's and the min's. A min may cancel, so the bound is on the block's scale.
         const bound = 2 ** -23 * want.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
@@ -42,8 +52,8 @@ describe.each(['simd128', 'relaxed'] as const)('build %s', (build) => {
 });
 
 describe('float weights in a product', () => {
-  it.each(['simd128', 'relaxed'])('are exact in table %s, for every half and bfloat16', (table) => {
-    const core = new Core(table === 'relaxed' ? 'relaxed' : 'simd128', 16);
+  it.each(FAST_TABLES)('are exact in build %s, table %s, for every half and bfloat16', (build, table) => {
+    const core = new Core(build, 16);
     for (const type of ['F16', 'BF16'] as const) {
       // A row of one weight times 1 is the weight; n = 1 and n = 5 take different paths.
       const all = Uint16Array.from({ length: 65536 }, (_, i) => i);

@@ -1,41 +1,39 @@
 /** exp and its kin within their stated errors; norms and softmax against float64; every table equal to scalar. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { buildCore, Core, Random } from './harness.ts';
+import { BUILDS, buildCore, Core, FAST_TABLES, Random } from './harness.ts';
 
 beforeAll(buildCore);
 
 const fround = Math.fround;
 
-describe('elementary functions', () => {
+describe.each(BUILDS)('elementary functions of build %s', (build) => {
   it('exp of floats is right to one unit in the last place, and ends in 0 and infinity', () => {
-    const core = new Core('simd128', 16);
+    const core = new Core(build, 16);
     const x = Float32Array.from({ length: 200_000 }, (_, i) => -87.3 + (i * (88.7 + 87.3)) / 200_000);
     const at = core.put(x);
-    core.call('probe_exp_float', at, x.length);
+    core.run('exp_float', null, at, x.length);
     const y = core.floats(at, x.length);
     let worst = 0;
     for (const [i, v] of x.entries()) worst = Math.max(worst, Math.abs((y[i] as number) / Math.exp(v) - 1));
     expect(worst).toBeLessThan(1.2e-7);
     const ends = core.put(Float32Array.of(0, -103, -105, 89, -1e30, 1e30, Number.POSITIVE_INFINITY, Number.NaN));
-    core.call('probe_exp_float', ends, 8);
+    core.run('exp_float', null, ends, 8);
     const inf = Number.POSITIVE_INFINITY;
     expect([...core.floats(ends, 8)]).toEqual([1, fround(Math.exp(-103)), 0, inf, 0, inf, inf, Number.NaN]);
   });
 
   it('double exp, log, sin and cos are right to 4e-16', () => {
-    const core = new Core('simd128', 16);
+    const core = new Core(build, 16);
     const random = new Random(1);
     for (let i = 0; i < 20_000; i++) {
       const u = random.next() / 2 ** 32;
       const x = (u - 0.5) * 1400;
-      expect(Math.abs(core.call('probe_exp', x) / Math.exp(x) - 1)).toBeLessThan(4e-16);
+      expect(Math.abs(core.run('exp', null, x) / Math.exp(x) - 1)).toBeLessThan(4e-16);
       const p = Math.exp(x / 2);
-      expect(Math.abs(core.call('probe_log', p) - Math.log(p))).toBeLessThan(
-        4e-16 * Math.max(1, Math.abs(Math.log(p))),
-      );
+      expect(Math.abs(core.run('log', null, p) - Math.log(p))).toBeLessThan(4e-16 * Math.max(1, Math.abs(Math.log(p))));
       const angle = (u - 0.5) * 1.6e6;
-      expect(Math.abs(core.call('probe_sin', angle) - Math.sin(angle))).toBeLessThan(4e-16);
-      expect(Math.abs(core.call('probe_cos', angle) - Math.cos(angle))).toBeLessThan(4e-16);
+      expect(Math.abs(core.run('sin', null, angle) - Math.sin(angle))).toBeLessThan(4e-16);
+      expect(Math.abs(core.run('cos', null, angle) - Math.cos(angle))).toBeLessThan(4e-16);
     }
   });
 });
@@ -51,16 +49,13 @@ function run(
 ) {
   const top = core.mark();
   const [rest, out, count] = args((x) => core.put(x));
-  core.call(`probe_${kernel}`, core.table(table), ...rest);
+  core.run(kernel, table, ...rest);
   const result = core.floats(out, count);
   core.release(top);
   return result;
 }
 
-describe.each([
-  ['simd128', 'simd128'],
-  ['relaxed', 'relaxed'],
-] as const)('build %s, table %s', (build, table) => {
+describe.each(FAST_TABLES)('build %s, table %s', (build, table) => {
   const inputs = (n: number) => {
     const random = new Random(n);
     return { x: random.floats(n).map((v) => v * 8), y: random.floats(n) };

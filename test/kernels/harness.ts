@@ -1,12 +1,7 @@
-/** Runs single kernels of the built engine core on bytes: instances of build/core-*.wasm with a bump allocator. */
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+/** Runs single kernels of the engine core, in WebAssembly or native, on bytes: a door and a bump allocator. */
+import { type Build, type Door, NativeDoor, nativeTables, WasmDoor } from './doors.ts';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const STACK_BYTES = 1 << 20;
-
-export type Build = 'simd128' | 'relaxed';
+export { type Build, buildCore } from './doors.ts';
 
 /** Weight types by name: [ggml id, elements of a block, bytes of a block]. */
 export const TYPES = {
@@ -63,46 +58,30 @@ export interface Attention {
   readonly pageTokens: number;
 }
 
-type Export = (...args: number[]) => number;
-
-/** One instance of one build, alone on its memory. */
+/** One set of kernels, alone on its memory. */
 export class Core {
-  readonly memory: WebAssembly.Memory;
-  readonly tables: ReadonlyMap<string, number>;
-  readonly #exports: Record<string, Export>;
+  readonly memory: Uint8Array<ArrayBufferLike>;
+  readonly tables: readonly string[];
+  readonly #door: Door;
   #top: number;
 
   constructor(build: Build, megabytes: number) {
-    const module = new WebAssembly.Module(readFileSync(`${root}/build/core-${build}.wasm`));
-    this.memory = new WebAssembly.Memory({ initial: megabytes * 16, maximum: 65536, shared: true });
-    const imports: Record<string, Record<string, unknown>> = { env: { memory: this.memory } };
-    for (const { module: from, name, kind } of WebAssembly.Module.imports(module))
-      if (kind === 'function') imports[from] = { ...imports[from], [name]: () => 0 };
-    const { exports } = new WebAssembly.Instance(module, imports as WebAssembly.Imports);
-    this.#exports = exports as Record<string, Export>;
-    const base = (this.call('heap_base') + 63) & ~63;
-    (exports.__stack_pointer as WebAssembly.Global).value = base + STACK_BYTES;
-    this.#top = base + STACK_BYTES;
-    this.tables = new Map(this.#names());
+    this.#door = build === 'native' ? new NativeDoor(megabytes) : new WasmDoor(build, megabytes);
+    this.memory = this.#door.memory;
+    this.tables = this.#door.tables;
+    this.#top = this.#door.free;
   }
 
-  call(name: string, ...args: number[]): number {
-    const fn = this.#exports[name];
-    if (fn === undefined) throw new Error(`${name} is not exported`);
-    return fn(...args);
-  }
-
-  table(name: string): number {
-    const table = this.tables.get(name);
-    if (table === undefined) throw new Error(`no kernel table ${name} in this build`);
-    return table;
+  /** Runs one kernel (or, with no table, one function of engine/math.h or measurement). */
+  run(kernel: string, table: string | null, ...args: number[]): number {
+    return this.#door.run(kernel, table, args);
   }
 
   /** `bytes` of memory, 64-byte aligned plus `shift`. */
   alloc(bytes: number, shift = 0): number {
     const at = this.#top + shift;
     this.#top = (at + bytes + 127) & ~63;
-    if (this.#top > this.memory.buffer.byteLength) throw new Error('the test memory is full');
+    if (this.#top > this.memory.byteLength) throw new Error('the test memory is full');
     return at;
   }
 
@@ -115,15 +94,15 @@ export class Core {
     return this.#top;
   }
 
-  put(data: Uint8Array | Float32Array | Int32Array, shift = 0): number {
+  put(data: Uint8Array<ArrayBufferLike> | Float32Array | Int32Array, shift = 0): number {
     const at = this.alloc(data.byteLength, shift);
-    new Uint8Array(this.memory.buffer).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+    this.memory.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
     return at;
   }
 
   /** A copy. */
   bytes(at: number, count: number): Uint8Array {
-    return new Uint8Array(this.memory.buffer, at, count).slice();
+    return this.memory.slice(at, at + count);
   }
 
   /** A copy. */
@@ -132,7 +111,7 @@ export class Core {
   }
 
   activationRowBytes(type: TypeName, exact: boolean, cols: number): number {
-    return this.call('probe_activation_row_bytes', TYPES[type][0], Number(exact), cols);
+    return this.run('activation_row_bytes', null, TYPES[type][0], Number(exact), cols);
   }
 
   /** Stores float rows as the activation rows that `type` takes; gives their address. */
@@ -143,44 +122,38 @@ export class Core {
     for (let r = 0; r < rows; r++) {
       const row = this.put(x.subarray(r * cols, (r + 1) * cols));
       const kind = exact ? 'F32' : type;
-      this.call('probe_quantize', this.table(table), TYPES[kind][0], row, cols, at + r * stride);
+      this.run('quantize', table, TYPES[kind][0], row, cols, at + r * stride);
     }
     return at;
   }
 
   matmul(table: string, m: Matmul): void {
     const stride = this.activationRowBytes(m.type, m.exact, m.cols);
-    const args = this.put(Uint32Array.of(m.w, m.x, m.xRows, m.y, stride, m.rows, m.rows, m.cols, m.n) as never);
-    this.call('probe_matmul', this.table(table), TYPES[m.type][0], Number(m.exact), args);
+    const { type, exact, w, x, xRows, y, rows, cols, n } = m;
+    this.run('matmul', table, TYPES[type][0], Number(exact), w, x, xRows, y, stride, rows, rows, cols, n);
   }
 
   attention(table: string, a: Attention): void {
-    const args = this.alloc(48);
-    const view = new DataView(this.memory.buffer, args, 48);
-    [a.q, a.pages, a.lengths, a.out, a.scores, a.scoreStride].forEach((v, i) => {
-      view.setUint32(4 * i, v, true);
-    });
-    view.setFloat32(24, a.scale, true);
-    [a.rows, a.keyDim, a.valueDim, a.pageTokens].forEach((v, i) => {
-      view.setUint32(28 + 4 * i, v, true);
-    });
-    this.call('probe_attention', this.table(table), args);
-  }
-
-  *#names(): Generator<[string, number]> {
-    for (let i = 0; ; i++) {
-      const at = this.call('isa_name', i);
-      if (at === 0) return;
-      const bytes = this.bytes(at, 16);
-      yield [new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0))), this.call('isa_kernels', i)];
-    }
+    const { q, pages, lengths, out, scores, scoreStride, scale, rows, keyDim, valueDim, pageTokens } = a;
+    const addresses = [q, pages, lengths, out, scores];
+    this.run('attention', table, ...addresses, scoreStride, scale, rows, keyDim, valueDim, pageTokens);
   }
 }
 
-/** Brings build/core-*.wasm up to date; make does nothing when they are. */
-export function buildCore(): void {
-  execFileSync('make', ['--no-print-directory', 'wasm'], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
-}
+const native = typeof nativeTables === 'string' ? [] : nativeTables;
+
+/** Every fast table that this machine can run, and the build it is in. */
+export const FAST_TABLES: readonly (readonly [Build, string])[] = [
+  ['simd128', 'simd128'],
+  ['relaxed', 'simd128'],
+  ['relaxed', 'relaxed'],
+  ...native.filter((table) => table !== 'scalar').map((table) => ['native', table] as const),
+];
+
+export const BUILDS: readonly Build[] = native.length > 0 ? ['simd128', 'relaxed', 'native'] : ['simd128', 'relaxed'];
+
+/** Why no native table is in FAST_TABLES; null where they are. */
+export const withoutNative: string | null = typeof nativeTables === 'string' ? nativeTables : null;
 
 /** A small fast generator of numbers, the same in every run. */
 export class Random {

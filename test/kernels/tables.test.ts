@@ -4,12 +4,14 @@ import {
   type Build,
   buildCore,
   Core,
+  FAST_TABLES,
   Random,
   randomWeights,
   rowBytes,
   TYPE_NAMES,
   TYPES,
   type TypeName,
+  withoutNative,
 } from './harness.ts';
 
 interface Shape {
@@ -78,15 +80,9 @@ function expectEqual(
   expect.fail(`${table} ${type} exact=${exact} ${JSON.stringify(shape)}: y[${at}] is ${a[at]}, scalar says ${b[at]}`);
 }
 
-const BUILDS: readonly [Build, string][] = [
-  ['simd128', 'simd128'],
-  ['relaxed', 'simd128'],
-  ['relaxed', 'relaxed'],
-];
-
 beforeAll(buildCore);
 
-describe.each(BUILDS)('build %s, table %s', (build, table) => {
+describe.each(FAST_TABLES)('build %s, table %s', (build, table) => {
   const cores = new Map<Build, Core>();
   const core = () => {
     if (!cores.has(build)) cores.set(build, new Core(build, 64));
@@ -116,3 +112,25 @@ describe.each(BUILDS)('build %s, table %s', (build, table) => {
         }
   });
 });
+
+describe('the scalar table', () => {
+  it.skipIf(withoutNative !== null)(`gives native the bits of WebAssembly${because(withoutNative)}`, () => {
+    const [wasm, native] = [new Core('simd128', 64), new Core('native', 64)];
+    const random = new Random(3);
+    for (const type of TYPE_NAMES)
+      for (const exact of [false, true])
+        for (const shape of shapesOf(type).filter((_, i) => i % 7 === 0)) {
+          const w = randomWeights(random, type, shape.rows, shape.cols);
+          const x = random.floats(shape.n * shape.cols);
+          const [a, b] = [wasm, native].map((core) => product(core, 'scalar', type, exact, shape, w, x)) as [
+            Uint8Array,
+            Uint8Array,
+          ];
+          expect(Buffer.compare(a, b), `${type} exact=${exact} ${JSON.stringify(shape)}`).toBe(0);
+        }
+  });
+});
+
+function because(reason: string | null): string {
+  return reason === null ? '' : ` (skipped: ${reason})`;
+}
