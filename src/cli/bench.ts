@@ -3,12 +3,13 @@ import { perigeeError } from '../errors.ts';
 import { modelConfig } from '../model/gguf.ts';
 import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
 import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
-import { pageTokens, type Runtime, type StageTime } from '../runtime/runtime.ts';
+import { pageTokens, type Runtime } from '../runtime/runtime.ts';
 import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
 import { type MachineLimits, measureMachine } from './machine-limits.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, integer, option, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
 import { note, print, printJson, showProgress } from './output.ts';
+import { kimiK2ActiveBytes, type Measured, projectTimes, type TokenTimes } from './projection.ts';
 
 interface BenchOptions extends EngineOptions {
   readonly shape?: SyntheticShape;
@@ -75,16 +76,9 @@ async function benchModel(argument: string | undefined, options: BenchOptions): 
   return { gguf, config: modelConfig(gguf, { yarnBetaFast: options.yarnBetaFast }) };
 }
 
-interface Speed {
-  readonly tokens: number;
-  readonly milliseconds: number;
-  /** The first rank's time in this round, stage by stage. */
-  readonly stages: readonly StageTime[];
-}
-
 interface Speeds {
-  readonly prefill: Speed;
-  readonly decode: Speed;
+  readonly prefill: Measured;
+  readonly decode: Measured;
 }
 
 /** Rounds of each measurement, of which the median counts: one core taken away for a moment must not decide. */
@@ -101,8 +95,8 @@ async function measure(runtime: Runtime, { prefill, decode }: BenchOptions): Pro
   const { batchTokens } = runtime.limits;
   await runTokens(runtime, tokens.subarray(0, warmUpTokens), batchTokens);
   await runTokens(runtime, tokens.subarray(0, warmUpTokens / 4), 1);
-  const timed = async (count: number, chunk: number): Promise<Speed> => {
-    const speeds: Speed[] = [];
+  const timed = async (count: number, chunk: number): Promise<Measured> => {
+    const speeds: Measured[] = [];
     for (let round = 0; round < rounds; round++) {
       const before = runtime.stageTimes();
       const started = performance.now();
@@ -114,7 +108,7 @@ async function measure(runtime: Runtime, { prefill, decode }: BenchOptions): Pro
       }));
       speeds.push({ tokens: Math.min(count, tokens.length), milliseconds, stages });
     }
-    return speeds.sort((a, b) => a.milliseconds - b.milliseconds)[rounds >> 1] as Speed;
+    return speeds.sort((a, b) => a.milliseconds - b.milliseconds)[rounds >> 1] as Measured;
   };
   return { prefill: await timed(prefill, batchTokens), decode: await timed(decode, 1) };
 }
@@ -135,21 +129,24 @@ async function runTokens(runtime: Runtime, tokens: Int32Array, chunk: number): P
 }
 
 /** Milliseconds a token spends in each stage. */
-function shares({ stages, tokens }: Speed): Record<string, number> {
+function shares({ stages, tokens }: Measured): Record<string, number> {
   return Object.fromEntries(
     stages.map(({ stage, milliseconds }) => [stage, Number((milliseconds / tokens).toPrecision(3))]),
   );
 }
 
-function stageLine(name: string, speed: Speed): string {
+function stageLine(name: string, speed: Measured): string {
   const parts = Object.entries(shares(speed)).map(([stage, milliseconds]) => `${stage} ${milliseconds.toFixed(2)}`);
   return `${name} ms/token by stage  ${parts.join(', ')}`;
 }
 
-function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineLimits, options: BenchOptions): void {
-  const rate = ({ tokens, milliseconds }: Speed) => (1000 * tokens) / milliseconds;
-  const weightRate = (rate(decode) * runtime.activeWeightBytes) / 1e9;
-  const round = (value: number) => Number(value.toPrecision(4));
+const perSecond = ({ tokens, milliseconds }: Measured) => (1000 * tokens) / milliseconds;
+const rounded = (value: number) => Number(value.toPrecision(4));
+
+function report(runtime: Runtime, speeds: Speeds, machine: MachineLimits, options: BenchOptions): void {
+  const { prefill, decode } = speeds;
+  const weightRate = (perSecond(decode) * runtime.activeWeightBytes) / 1e9;
+  const projection = options.shape === 'k2' ? projectKimiK2(runtime, speeds, options.mix) : null;
   const { backend, isa, threads, config } = runtime;
   if (options.json) {
     printJson({
@@ -157,25 +154,58 @@ function report(runtime: Runtime, { prefill, decode }: Speeds, machine: MachineL
       backend,
       isa,
       threads,
-      prefill: { tokens: prefill.tokens, tokens_per_second: round(rate(prefill)), stages: shares(prefill) },
+      prefill: { tokens: prefill.tokens, tokens_per_second: rounded(perSecond(prefill)), stages: shares(prefill) },
       decode: {
         tokens: decode.tokens,
-        tokens_per_second: round(rate(decode)),
-        weight_gb_per_second: round(weightRate),
+        tokens_per_second: rounded(perSecond(decode)),
+        weight_gb_per_second: rounded(weightRate),
         stages: shares(decode),
       },
-      machine: { read_gb_per_second: round(machine.readGbPerSecond), int8_gops: round(machine.int8Gops) },
+      machine: { read_gb_per_second: rounded(machine.readGbPerSecond), int8_gops: rounded(machine.int8Gops) },
+      ...(projection !== null && { kimi_k2: projection.json }),
     });
     return;
   }
   const share = ((100 * weightRate) / machine.readGbPerSecond).toFixed(0);
   note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
-  print(`prefill  ${prefill.tokens} tokens  ${rate(prefill).toFixed(1)} tokens/s`);
+  print(`prefill  ${prefill.tokens} tokens  ${perSecond(prefill).toFixed(1)} tokens/s`);
   print(
-    `decode   ${decode.tokens} tokens  ${rate(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`,
+    `decode   ${decode.tokens} tokens  ${perSecond(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`,
   );
   for (const [name, speed] of Object.entries({ prefill, decode })) print(stageLine(name, speed));
   print(
     `machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`,
   );
+  for (const line of projection?.lines ?? []) print(line);
+}
+
+interface Projection {
+  readonly lines: readonly string[];
+  readonly json: Readonly<Record<string, unknown>>;
+}
+
+/** The whole Kimi K2 on this machine, if its memory held it; null where no MoE layer was measured. */
+function projectKimiK2({ config }: Runtime, { prefill, decode }: Speeds, mix: WeightMix): Projection | null {
+  const times = { prefill: projectTimes(prefill, config), decode: projectTimes(decode, config) };
+  if (times.prefill === null || times.decode === null) return null;
+  const weightRate = kimiK2ActiveBytes(mix) / times.decode.total / 1e6;
+  const line = (name: string, { moeLayer, denseLayer, head, total }: TokenTimes) =>
+    `${name} ms/token  MoE layer ${moeLayer.toFixed(2)}, dense layer ${denseLayer.toFixed(2)}, head ${head.toFixed(2)}: 60 + 1 layers make ${(1000 / total).toFixed(2)} tokens/s`;
+  const json = ({ moeLayer, denseLayer, head, total }: TokenTimes) => ({
+    ms_per_moe_layer: rounded(moeLayer),
+    ms_per_dense_layer: rounded(denseLayer),
+    ms_per_head: rounded(head),
+    tokens_per_second: rounded(1000 / total),
+  });
+  return {
+    lines: [
+      `Kimi K2  projected from ${config.denseLayers} dense layer and ${config.layers - config.denseLayers} MoE, if memory held all 61`,
+      line('prefill', times.prefill),
+      `${line('decode', times.decode)}, ${weightRate.toFixed(1)} GB/s of weights`,
+    ],
+    json: {
+      prefill: json(times.prefill),
+      decode: { ...json(times.decode), weight_gb_per_second: rounded(weightRate) },
+    },
+  };
 }

@@ -34,6 +34,8 @@ interface ServeOptions extends EngineOptions {
   readonly model?: string;
   readonly modelName?: string;
   readonly queueLength?: number;
+  /** Seconds. */
+  readonly requestTimeout?: number;
   readonly temperature?: number;
   readonly topP?: number;
 }
@@ -52,6 +54,11 @@ export function serveCommand(): Command {
     .addOption(option('--api-key <key>', 'clients must send this key'))
     .addOption(new Option('--insecure', 'listen on a network without a key'))
     .addOption(option('--queue-length <n>', 'requests that may wait before others get 429', (flag) => integer(flag, 0)))
+    .addOption(
+      option('--request-timeout <seconds>', 'most time a request may take, waiting included', (flag) =>
+        integer(flag, 1),
+      ),
+    )
     .addOption(option('--chunk-size <tokens>', 'most tokens of one engine step', (flag) => integer(flag, 1)))
     .addOption(option('--temperature <x>', 'for requests that do not say', (flag) => number(flag, 0, 2)))
     .addOption(option('--top-p <x>', 'for requests that do not say', (flag) => number(flag, 0, 1)))
@@ -98,7 +105,8 @@ function makeLogger(): Logger {
 }
 
 function startEngine(path: string, options: ServeOptions, logger: Logger): RemoteEngine {
-  const { backend, threads, isa, exactActivations, yarnBetaFast, context, chunkSize, queueLength } = options;
+  const { backend, threads, isa, exactActivations, yarnBetaFast, context, chunkSize, queueLength, requestTimeout } =
+    options;
   const given = { threads, isa, exactActivations, yarnBetaFast, context, chunkSize };
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   const loadOptions: LoadOptions = { model: path, backend, ...present };
@@ -106,7 +114,10 @@ function startEngine(path: string, options: ServeOptions, logger: Logger): Remot
   return new RemoteEngine({
     entry: entryFile('src/cli/engine'),
     loadOptions,
-    queueLength,
+    limits: {
+      queueLength,
+      deadlineMilliseconds: requestTimeout === undefined ? undefined : 1000 * requestTimeout,
+    },
     onProgress: ({ bytesRead, bytesTotal }) => {
       progress.update(bytesRead, bytesTotal);
       if (bytesRead === bytesTotal) progress.stop();
