@@ -129,6 +129,12 @@ export const catalogue = {
     (d) =>
       `The server is busy: ${d.waiting} requests wait already, which is as many as may. Send the request again in a while.`,
   ),
+  DEADLINE_EXCEEDED: entry<{ seconds: number }>(
+    503,
+    1,
+    (d) =>
+      `The request took longer than the ${d.seconds} seconds that this server allows. Ask for fewer tokens, or send it again when the server is less busy.`,
+  ),
   CONTEXT_LENGTH_EXCEEDED: entry<{ promptTokens: number; contextTokens: number }>(
     400,
     2,

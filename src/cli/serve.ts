@@ -40,6 +40,9 @@ interface ServeOptions extends EngineOptions {
   readonly topP?: number;
 }
 
+/** A day; and timers hold little more than three weeks. */
+const mostSeconds = 86_400;
+
 /** `perigee serve`: the HTTP server. Its flags may be spelled KTransformers' way (ktransformers.ts). */
 export function serveCommand(): Command {
   const command = new Command('serve')

@@ -3,14 +3,20 @@
  * clone: typed arrays, -Infinity and undefined survive). Plain data; never logits, never weights.
  *
  *   front  → engine:  load · submit · consumed · cancel · close
- *   engine → front:   progress · ready · events · request-failed · engine-failed
+ *   engine → front:   progress · ready · events · statistics · request-failed · engine-failed
  *
  * Requests have numbers of the channel's own here: the ids in GenerationRequest come from clients and may repeat.
  */
 import { type ErrorCode, PerigeeError, perigeeError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { LoadProgress } from '../runtime/runtime.ts';
-import type { EngineStatus, GenerationEvent, GenerationRequest } from '../scheduler/types.ts';
+import type {
+  EngineStatistics,
+  EngineStatus,
+  GenerationEvent,
+  GenerationRequest,
+  RequestLimits,
+} from '../scheduler/types.ts';
 
 export type Selection = NonNullable<EngineStatus['selection']>;
 
@@ -18,7 +24,7 @@ export type Selection = NonNullable<EngineStatus['selection']>;
 export const eventWindow = 128;
 
 export type FrontMessage =
-  | { readonly type: 'load'; readonly options: unknown; readonly queueLength: number | undefined }
+  | { readonly type: 'load'; readonly options: unknown; readonly limits: RequestLimits }
   | { readonly type: 'submit'; readonly id: number; readonly request: GenerationRequest }
   /** The consumer has read `count` more events of the request. */
   | { readonly type: 'consumed'; readonly id: number; readonly count: number }
@@ -35,6 +41,8 @@ export type EngineMessage =
     }
   /** All events of one turn of the engine's event loop. */
   | { readonly type: 'events'; readonly events: readonly RequestEvent[] }
+  /** A few times a second while pages are in use, and once after. */
+  | { readonly type: 'statistics'; readonly statistics: EngineStatistics }
   | { readonly type: 'request-failed'; readonly id: number; readonly error: WireError }
   /** The model could not be loaded, or the runtime is lost; the process ends itself after this. */
   | { readonly type: 'engine-failed'; readonly error: WireError };

@@ -6,7 +6,14 @@ import { type PerigeeError, perigeeError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { LoadProgress } from '../runtime/runtime.ts';
 import { EventChannel } from '../scheduler/event-channel.ts';
-import type { EngineClient, EngineStatus, GenerationEvent, GenerationRequest } from '../scheduler/types.ts';
+import type {
+  EngineClient,
+  EngineStatistics,
+  EngineStatus,
+  GenerationEvent,
+  GenerationRequest,
+  RequestLimits,
+} from '../scheduler/types.ts';
 import { EngineChild } from './engine-child.ts';
 import { type EngineMessage, eventWindow, fromWire, type RequestEvent, type WireError } from './protocol.ts';
 
@@ -24,7 +31,7 @@ export interface RemoteEngineOptions {
   readonly entry: string;
   /** Plain data for the loadEngine of that module. */
   readonly loadOptions: unknown;
-  readonly queueLength?: number | undefined;
+  readonly limits?: RequestLimits;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** For the log: the engine became ready, died, was given up. */
   readonly onChange?: (status: EngineStatus) => void;
@@ -50,6 +57,7 @@ export class RemoteEngine implements EngineClient {
   #state: EngineStatus['state'] = 'loading';
   #description: Description | null = null;
   #selection: EngineStatus['selection'] = null;
+  #statistics: EngineStatistics | null = null;
   #percent = 0;
   #restarts = 0;
   #failures = 0;
@@ -114,6 +122,7 @@ export class RemoteEngine implements EngineClient {
       selection: this.#selection,
       running,
       waiting: this.#pending.size - running,
+      statistics: this.#statistics,
       restarts: this.#restarts,
       failures: this.#failures,
       restartsIn: this.#restart && Math.max(0, Math.ceil(this.#restart.at - performance.now())),
@@ -143,14 +152,14 @@ export class RemoteEngine implements EngineClient {
   }
 
   #start(): EngineChild {
-    const { entry, loadOptions, queueLength } = this.#options;
+    const { entry, loadOptions, limits = {} } = this.#options;
     this.#readySince = Number.POSITIVE_INFINITY;
     this.#percent = 0;
     const child = new EngineChild(entry, {
       message: (message) => this.#hear(message),
       ended: (what, error) => this.#ended(what, error),
     });
-    child.send({ type: 'load', options: loadOptions, queueLength });
+    child.send({ type: 'load', options: loadOptions, limits });
     return child;
   }
 
@@ -172,6 +181,9 @@ export class RemoteEngine implements EngineClient {
         break;
       case 'events':
         for (const each of message.events) this.#deliver(each);
+        break;
+      case 'statistics':
+        this.#statistics = message.statistics;
         break;
       case 'request-failed': {
         const pending = this.#pending.get(message.id);
@@ -196,6 +208,7 @@ export class RemoteEngine implements EngineClient {
   #ended(what: string, error: WireError | null): void {
     if (this.#state === 'closed') return;
     this.#lastFailure = error?.message ?? what;
+    this.#statistics = null;
     this.#failPending(perigeeError('ENGINE_FAILED', { what }));
     if (performance.now() - this.#readySince > longLifeMilliseconds) this.#failures = 0;
     this.#failures++;

@@ -4,6 +4,9 @@ import type { EngineClient } from '../scheduler/types.ts';
 import type { LoadEngine } from './load.ts';
 import { type EngineMessage, eventWindow, type FrontMessage, type RequestEvent, toWire } from './protocol.ts';
 
+/** How often the front hears statistics while there is work: each is small, and a person watches no faster. */
+const statisticsMilliseconds = 250;
+
 /** One request in this process: how to stop it, and how many events the front has not yet read. */
 class Job {
   readonly abort = new AbortController();
@@ -57,9 +60,24 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
   const outbox = new Outbox();
   let engine: EngineClient | null = null;
 
+  let reporting = false;
+  /** Sends statistics soon, and again for as long as pages are in use. An idle engine has no timer. */
+  const reportSoon = () => {
+    if (reporting) return;
+    reporting = true;
+    setTimeout(() => {
+      reporting = false;
+      const statistics = engine?.status().statistics;
+      if (!statistics) return;
+      send({ type: 'statistics', statistics });
+      if (statistics.pages.used > 0) reportSoon();
+    }, statisticsMilliseconds);
+  };
+
   const answer = async ({ id, request }: Extract<FrontMessage, { type: 'submit' }>) => {
     const job = new Job();
     jobs.set(id, job);
+    reportSoon();
     try {
       if (engine === null) throw new Error('submit before ready');
       for await (const event of engine.generate(request, job.abort.signal)) {
@@ -77,9 +95,10 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
 
   const load = async (message: Extract<FrontMessage, { type: 'load' }>) => {
     const loaded = await loadEngine(message.options as Options, (progress) => send({ type: 'progress', progress }));
-    engine = createScheduler(loaded.runtime, { selection: loaded.selection, queueLength: message.queueLength });
+    engine = createScheduler(loaded.runtime, { ...message.limits, selection: loaded.selection });
     const { config, contextTokens } = engine;
     send({ type: 'ready', config, contextTokens, selection: loaded.selection });
+    reportSoon();
   };
 
   const hear: { [Type in FrontMessage['type']]: (message: Extract<FrontMessage, { type: Type }>) => void } = {

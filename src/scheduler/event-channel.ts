@@ -6,26 +6,30 @@ import type { GenerationEvent } from './types.ts';
  * network delay costs no steps, and a stopped reader costs a few KB.
  */
 const bound = 64;
+/** A channel that was full counts as such until this few are left: work resumes for a stretch, not for every event read. */
+const resumeAt = bound / 2;
 
 export class EventChannel {
   readonly #events: GenerationEvent[] = [];
   readonly #drained: () => void;
+  #full = false;
   #closed = false;
   #failure: unknown = null;
   #wake: (() => void) | null = null;
 
-  /** `drained` is called when the consumer makes room in a full channel. */
+  /** `drained` is called when the consumer has made room in a full channel. */
   constructor(drained: () => void) {
     this.#drained = drained;
   }
 
   get full(): boolean {
-    return this.#events.length >= bound;
+    return this.#full;
   }
 
   push(event: GenerationEvent): void {
     if (this.#closed) return;
     this.#events.push(event);
+    if (this.#events.length >= bound) this.#full = true;
     this.#signal();
   }
 
@@ -46,10 +50,12 @@ export class EventChannel {
 
   async *read(): AsyncGenerator<GenerationEvent, void, undefined> {
     for (;;) {
-      const wasFull = this.full;
       const event = this.#events.shift();
       if (event !== undefined) {
-        if (wasFull) this.#drained();
+        if (this.#full && this.#events.length <= resumeAt) {
+          this.#full = false;
+          this.#drained();
+        }
         yield event;
       } else if (this.#closed) {
         if (this.#failure !== null) throw this.#failure;

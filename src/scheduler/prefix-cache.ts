@@ -1,62 +1,127 @@
 /**
- * The pages of the sequence that ended last, kept until someone needs the room. A request whose prompt begins with the same
- * tokens takes them over and computes only the rest; the engine is exact per position, so the result has the same bits.
+ * Which pages hold which tokens: a tree of pages, where the path from the root to a page is the text before it. A page is full
+ * and shared by every sequence that begins with that path; the engine is exact per position, so shared latents have the same
+ * bits as recomputed ones. Pages without users stay until somebody needs the room, least recently used first.
  */
-import { type PagePool, pagesFor } from './pages.ts';
+import { pageTokens } from '../runtime/runtime.ts';
+import type { PagePool } from './pages.ts';
 
-interface Kept {
-  /** The tokens whose latents the pages hold. */
+/** A page in the tree. One with fewer than `pageTokens` tokens is a tail: the last page of a sequence that ended. */
+export interface CachedPage {
+  readonly id: number;
+  readonly page: number;
   readonly tokens: readonly number[];
-  readonly pages: readonly number[];
+  readonly parent: CachedPage | null;
+  /** By the tokens they hold. */
+  readonly children: Map<string, CachedPage>;
+  /** Sequences whose text goes through this page. A parent has at least as many as any child. */
+  users: number;
 }
 
-export interface Claim {
-  readonly pages: number[];
-  /** Positions of the prompt that need not be computed. */
+/** A tail handed to one sequence, which may write on from `tokens`. */
+export interface Tail {
+  readonly page: number;
+  /** Tokens in it that agree. */
   readonly tokens: number;
 }
 
 export class PrefixCache {
   readonly #pool: PagePool;
-  #kept: Kept | null = null;
+  readonly #root: Map<string, CachedPage> = new Map();
+  /**
+   * Pages without users, in the order they lost the last one. Sequences let go of their last page first, so a page comes after
+   * all pages that hang from it: the first is always a leaf.
+   */
+  readonly #idle = new Set<CachedPage>();
+  #nextId = 1;
 
   constructor(pool: PagePool) {
     this.#pool = pool;
   }
 
-  /** Pages that `evict` would free. */
-  get pages(): number {
-    return this.#kept?.pages.length ?? 0;
+  /** Pages that nobody uses and that could be had for others. */
+  get idle(): number {
+    return this.#idle.size;
   }
 
-  /** Takes over the pages of an ended sequence, of which the first `tokens.length` positions are computed. */
-  keep(tokens: readonly number[], pages: readonly number[]): void {
-    this.evict();
-    const used = pagesFor(tokens.length);
-    this.#pool.give(pages.slice(used));
-    if (used > 0) this.#kept = { tokens, pages: pages.slice(0, used) };
+  /** The full page that goes on from `parent` with the `pageTokens` tokens at `start`, if it is there. */
+  find(parent: CachedPage | null, tokens: readonly number[], start: number): CachedPage | null {
+    return this.#below(parent).get(keyOf(tokens.slice(start, start + pageTokens))) ?? null;
   }
 
-  /** Hands out the pages of the common prefix. The last token of a prompt is always left to compute: it gives the logits. */
-  claim(prompt: readonly number[]): Claim {
-    const kept = this.#kept;
-    if (kept === null) return { pages: [], tokens: 0 };
-    const tokens = Math.min(commonPrefix(kept.tokens, prompt), prompt.length - 1);
-    if (tokens === 0) return { pages: [], tokens: 0 };
-    const used = pagesFor(tokens);
-    this.#pool.give(kept.pages.slice(used));
-    this.#kept = null;
-    return { pages: kept.pages.slice(0, used), tokens };
+  /** Adds a user to a page; its parent must have one already. */
+  use(cached: CachedPage): void {
+    if (cached.users++ === 0) this.#idle.delete(cached);
   }
 
-  evict(): void {
-    if (this.#kept !== null) this.#pool.give(this.#kept.pages);
-    this.#kept = null;
+  /** Takes a user from a page; those hanging from it must have been left by the same user before. */
+  leave(cached: CachedPage): void {
+    if (--cached.users === 0) this.#idle.add(cached);
+  }
+
+  /**
+   * Puts a full, computed page into the tree for the one sequence that owns it. If another sequence was first with the same
+   * text, its page is returned and this one is free again.
+   */
+  share(parent: CachedPage | null, tokens: readonly number[], page: number): CachedPage {
+    const twin = this.#below(parent).get(keyOf(tokens));
+    if (twin !== undefined) this.#pool.give([page]);
+    const cached = twin ?? this.#insert(parent, tokens, page);
+    this.use(cached);
+    return cached;
+  }
+
+  /** Keeps the unfinished last page of a sequence that ends. */
+  keepTail(parent: CachedPage | null, tokens: readonly number[], page: number): void {
+    if (this.#below(parent).has(keyOf(tokens))) this.#pool.give([page]);
+    else this.#idle.add(this.#insert(parent, tokens, page));
+  }
+
+  /** Hands over the tail below `parent` that agrees longest with `tokens` from `start` to before `end`, if one does. */
+  takeTail(parent: CachedPage | null, tokens: readonly number[], start: number, end: number): Tail | null {
+    let best: CachedPage | null = null;
+    let most = 0;
+    for (const child of this.#below(parent).values()) {
+      if (child.tokens.length === pageTokens) continue;
+      const common = commonLength(child.tokens, tokens, start, end);
+      if (common > most) [best, most] = [child, common];
+    }
+    if (best === null) return null;
+    this.#remove(best);
+    return { page: best.page, tokens: most };
+  }
+
+  /** Frees idle pages until the pool has `count` free ones, or none is idle. */
+  evict(count: number): void {
+    for (const cached of this.#idle) {
+      if (this.#pool.free >= count) return;
+      this.#remove(cached);
+      this.#pool.give([cached.page]);
+    }
+  }
+
+  #below(parent: CachedPage | null): Map<string, CachedPage> {
+    return parent?.children ?? this.#root;
+  }
+
+  #insert(parent: CachedPage | null, tokens: readonly number[], page: number): CachedPage {
+    const cached = { id: this.#nextId++, page, tokens, parent, children: new Map(), users: 0 };
+    this.#below(parent).set(keyOf(tokens), cached);
+    return cached;
+  }
+
+  #remove(cached: CachedPage): void {
+    this.#idle.delete(cached);
+    this.#below(cached.parent).delete(keyOf(cached.tokens));
   }
 }
 
-function commonPrefix(a: readonly number[], b: readonly number[]): number {
-  const length = Math.min(a.length, b.length);
-  for (let i = 0; i < length; i++) if (a[i] !== b[i]) return i;
-  return length;
+export function keyOf(tokens: readonly number[]): string {
+  return tokens.join();
+}
+
+function commonLength(held: readonly number[], tokens: readonly number[], start: number, end: number): number {
+  const most = Math.min(held.length, end - start);
+  for (let i = 0; i < most; i++) if (held[i] !== tokens[start + i]) return i;
+  return most;
 }

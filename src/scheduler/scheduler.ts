@@ -1,26 +1,27 @@
-/**
- * The loop that turns requests into engine steps. One request generates at a time for now; the plan of a step, the page
- * tables and the loop already speak of many, so that continuous batching changes the admission and nothing else.
- */
+/** The loop that turns requests into engine steps: admit, plan, make room, step, sample; for as long as there is work. */
 import { setImmediate as turnOfEventLoop } from 'node:timers/promises';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
 import { createSampler } from '../sampling/sampler.ts';
+import { PageTable, pagesToStart } from './page-table.ts';
 import { PagePool, pagesFor } from './pages.ts';
 import { PrefixCache } from './prefix-cache.ts';
 import { Sequence } from './sequence.ts';
 import { planStep, type StepPart, stepBatch } from './step-plan.ts';
-import type { EngineClient, EngineStatus, GenerationEvent, GenerationRequest } from './types.ts';
-
-/** Sequences that may be in one step. */
-const concurrentSequences = 1;
+import type {
+  EngineClient,
+  EngineStatistics,
+  EngineStatus,
+  GenerationEvent,
+  GenerationRequest,
+  RequestLimits,
+} from './types.ts';
 
 /** Requests that may wait: minutes of work for any model worth serving, so a longer queue would only time out. */
 const defaultQueueLength = 64;
 
-export interface SchedulerOptions {
+export interface SchedulerOptions extends RequestLimits {
   readonly selection: EngineStatus['selection'];
-  readonly queueLength?: number | undefined;
 }
 
 /** Makes a loaded runtime an engine one can talk to. The scheduler owns the runtime from here on and closes it. */
@@ -31,12 +32,18 @@ export function createScheduler(runtime: Runtime, options: SchedulerOptions): En
 class Scheduler implements EngineClient {
   readonly contextTokens: number;
   readonly #runtime: Runtime;
-  readonly #selection: EngineStatus['selection'];
-  readonly #queueLength: number;
+  readonly #options: SchedulerOptions;
+  /** Most sequences that run at once. In a step each may need a token and a row of logits. */
+  readonly #places: number;
   readonly #pool: PagePool;
   readonly #cache: PrefixCache;
+  /** Both in the order of arrival. A sequence that had to give its pages away waits again, at its old place. */
   readonly #waiting: Sequence[] = [];
   readonly #running: Sequence[] = [];
+  #submitted = 0;
+  #promptTokens = 0;
+  #cachedTokens = 0;
+  #preemptions = 0;
   #state: 'ready' | 'failed' | 'closed' = 'ready';
   #failure: PerigeeError | null = null;
   #loop: Promise<void> | null = null;
@@ -44,8 +51,8 @@ class Scheduler implements EngineClient {
   constructor(runtime: Runtime, options: SchedulerOptions) {
     const { limits } = runtime;
     this.#runtime = runtime;
-    this.#selection = options.selection;
-    this.#queueLength = options.queueLength ?? defaultQueueLength;
+    this.#options = options;
+    this.#places = Math.min(limits.batchSequences, limits.batchOutputs, limits.batchTokens);
     this.#pool = new PagePool(limits.pages);
     this.#cache = new PrefixCache(this.#pool);
     this.contextTokens = Math.min(limits.context, limits.pages * pageTokens);
@@ -60,9 +67,11 @@ class Scheduler implements EngineClient {
     const sequence = this.#submit(request);
     const abort = () => this.#cancel(sequence, signal?.reason);
     signal?.addEventListener('abort', abort, { once: true });
+    const deadline = this.#startDeadline(sequence);
     try {
       yield* sequence.events.read();
     } finally {
+      clearTimeout(deadline);
       signal?.removeEventListener('abort', abort);
       this.#cancel(sequence, null);
     }
@@ -71,9 +80,10 @@ class Scheduler implements EngineClient {
   status(): EngineStatus {
     return {
       state: this.#state,
-      selection: this.#selection,
+      selection: this.#options.selection,
       running: this.#live(),
       waiting: this.#waiting.length,
+      statistics: this.#statistics(),
       restarts: 0,
       failures: 0,
       restartsIn: null,
@@ -89,17 +99,43 @@ class Scheduler implements EngineClient {
     await this.#runtime.close();
   }
 
+  #statistics(): EngineStatistics {
+    const [free, cached] = [this.#pool.free, this.#cache.idle];
+    return {
+      pages: { used: this.#runtime.limits.pages - free - cached, cached, free },
+      prefixes: { promptTokens: this.#promptTokens, cachedTokens: this.#cachedTokens },
+      preemptions: this.#preemptions,
+    };
+  }
+
   #submit(request: GenerationRequest): Sequence {
     if (this.#state === 'closed') throw perigeeError('ENGINE_CLOSED', {});
     if (this.#failure !== null) throw this.#failure;
     checkRequest(request, this.contextTokens, this.config.vocabulary);
-    if (this.#live() + this.#waiting.length >= concurrentSequences + this.#queueLength) {
+    const queueLength = this.#options.queueLength ?? defaultQueueLength;
+    if (this.#live() + this.#waiting.length >= this.#places + queueLength) {
       throw perigeeError('QUEUE_FULL', { waiting: this.#waiting.length });
     }
-    const sequence = new Sequence(request, createSampler(request.sampling, request.prompt), () => this.#kick());
+    const sequence = new Sequence({
+      request,
+      order: this.#submitted++,
+      sampler: createSampler(request.sampling, request.prompt),
+      table: new PageTable(this.#pool, this.#cache),
+      drained: () => this.#kick(),
+    });
     this.#waiting.push(sequence);
     this.#kick();
     return sequence;
+  }
+
+  #startDeadline(sequence: Sequence): NodeJS.Timeout | undefined {
+    const { deadlineMilliseconds } = this.#options;
+    if (deadlineMilliseconds === undefined) return undefined;
+    const seconds = deadlineMilliseconds / 1000;
+    return setTimeout(
+      () => this.#cancel(sequence, perigeeError('DEADLINE_EXCEEDED', { seconds })),
+      deadlineMilliseconds,
+    );
   }
 
   /** Running sequences that somebody still waits for; a cancelled one leaves after the step under way. */
@@ -110,8 +146,7 @@ class Scheduler implements EngineClient {
   #cancel(sequence: Sequence, reason: unknown): void {
     sequence.cancelled = true;
     sequence.events.fail(reason);
-    const place = this.#waiting.indexOf(sequence);
-    if (place >= 0) this.#waiting.splice(place, 1);
+    if (this.#waiting.includes(sequence)) remove(this.#waiting, sequence);
     if (this.#running.includes(sequence)) this.#kick();
   }
 
@@ -126,12 +161,9 @@ class Scheduler implements EngineClient {
         // Cancels and new requests that arrived during the step are heard before the next one.
         await turnOfEventLoop();
         if (this.#state !== 'ready') return;
-        this.#retireCancelled();
+        for (const sequence of this.#running.filter((each) => each.cancelled)) this.#retire(sequence);
         this.#admit();
-        const parts = planStep(
-          this.#running.filter((sequence) => !sequence.events.full),
-          this.#runtime.limits,
-        );
+        const parts = this.#makeRoom(this.#plan());
         if (parts.length === 0) return;
         await this.#step(parts);
       }
@@ -142,30 +174,72 @@ class Scheduler implements EngineClient {
     }
   }
 
-  #retireCancelled(): void {
-    for (const sequence of this.#running.filter((each) => each.cancelled)) this.#retire(sequence);
-  }
-
+  /** Starts what waits, in the order of arrival. Who does not read makes way for the others. */
   #admit(): void {
-    while (this.#running.length < concurrentSequences) {
-      const sequence = this.#waiting.shift();
-      if (sequence === undefined) return;
-      const claim = this.#cache.claim(sequence.request.prompt);
-      sequence.start(claim.pages, claim.tokens);
-      this.#running.push(sequence);
+    for (;;) {
+      const next = this.#waiting.find((sequence) => !sequence.paused);
+      if (next === undefined) return;
+      while (!this.#hasRoomFor(next)) {
+        const paused = this.#running.findLast((sequence) => sequence.paused);
+        if (paused === undefined) return;
+        this.#preempt(paused);
+      }
+      remove(this.#waiting, next);
+      this.#start(next);
     }
   }
 
+  /**
+   * A sequence starts when there are pages for what it has to compute, beside those that the running ones still need for that
+   * and one more for each to grow into. Alone it always fits.
+   */
+  #hasRoomFor(sequence: Sequence): boolean {
+    if (this.#running.length === 0) return true;
+    if (this.#running.length >= this.#places) return false;
+    let reserved = 0;
+    for (const { tokens, table } of this.#running) reserved += pagesFor(tokens.length + 1) - table.pages.length + 1;
+    return pagesToStart(this.#cache, sequence.tokens) + reserved <= this.#pool.free + this.#cache.idle;
+  }
+
+  #start(sequence: Sequence): void {
+    const again = sequence.started;
+    sequence.start();
+    insert(this.#running, sequence);
+    if (again) return;
+    this.#promptTokens += sequence.tokens.length;
+    this.#cachedTokens += sequence.computed;
+  }
+
+  #plan(): StepPart[] {
+    const active = this.#running.filter((sequence) => !sequence.paused);
+    for (const sequence of active) sequence.catchUp();
+    return planStep(active, this.#runtime.limits.batchTokens);
+  }
+
+  /**
+   * Gives every part the pages it writes to, the oldest sequence first. Where they run out, one who does not read makes way, else
+   * the youngest: so the oldest always goes on. Returns the parts of those that still run.
+   */
+  #makeRoom(parts: readonly StepPart[]): StepPart[] {
+    for (const { sequence, count } of parts.toSorted((a, b) => a.sequence.order - b.sequence.order)) {
+      while (this.#running.includes(sequence) && !sequence.table.reach(sequence.computed + count)) {
+        this.#preempt(this.#running.findLast((each) => each.paused) ?? (this.#running.at(-1) as Sequence));
+      }
+    }
+    return parts.filter(({ sequence }) => this.#running.includes(sequence));
+  }
+
   async #step(parts: readonly StepPart[]): Promise<void> {
-    for (const { sequence, count } of parts) this.#reserve(sequence, sequence.computed + count);
     const logits = await this.#runtime.step(stepBatch(parts));
     const { vocabulary } = this.config;
-    for (const { sequence, count, output } of parts) {
-      sequence.computed += count;
-      if (output === null || sequence.cancelled) continue;
+    let row = 0;
+    for (const { sequence, count } of parts) {
+      sequence.computedMore(count);
+      if (sequence.pending > 0) continue;
+      const start = row++ * vocabulary;
+      if (sequence.cancelled) continue;
       try {
-        const row = logits.subarray(output * vocabulary, (output + 1) * vocabulary);
-        if (sequence.advance(row, this.contextTokens)) this.#retire(sequence);
+        if (sequence.advance(logits.subarray(start, start + vocabulary), this.contextTokens)) this.#retire(sequence);
       } catch (error) {
         // What a sampler cannot do is that request's affair, not the engine's.
         sequence.events.fail(error);
@@ -174,18 +248,15 @@ class Scheduler implements EngineClient {
     }
   }
 
-  /** Makes the pages of the sequence reach `positions`. With one sequence running, what others hold is only the cache. */
-  #reserve(sequence: Sequence, positions: number): void {
-    const missing = pagesFor(positions) - sequence.pages.length;
-    if (missing <= 0) return;
-    if (missing > this.#pool.free) this.#cache.evict();
-    sequence.pages.push(...this.#pool.take(missing));
+  #retire(sequence: Sequence): void {
+    remove(this.#running, sequence);
+    sequence.leavePages();
   }
 
-  /** Ends the running of a sequence; its pages wait in the cache for a prompt that goes on from them. */
-  #retire(sequence: Sequence): void {
-    this.#running.splice(this.#running.indexOf(sequence), 1);
-    this.#cache.keep(sequence.tokens.slice(0, sequence.computed), sequence.pages);
+  #preempt(sequence: Sequence): void {
+    this.#retire(sequence);
+    insert(this.#waiting, sequence);
+    this.#preemptions++;
   }
 
   #fail(cause: unknown): void {
@@ -197,6 +268,15 @@ class Scheduler implements EngineClient {
   #drop(error: PerigeeError): void {
     for (const sequence of [...this.#running.splice(0), ...this.#waiting.splice(0)]) sequence.events.fail(error);
   }
+}
+
+function insert(sequences: Sequence[], sequence: Sequence): void {
+  const after = sequences.findLastIndex(({ order }) => order < sequence.order);
+  sequences.splice(after + 1, 0, sequence);
+}
+
+function remove(sequences: Sequence[], sequence: Sequence): void {
+  sequences.splice(sequences.indexOf(sequence), 1);
 }
 
 function asEngineFailure(cause: unknown): PerigeeError {

@@ -1,36 +1,82 @@
 /** One request on its way through the engine: its tokens, its pages, how far it is computed, and who listens. */
 import type { Sampler } from '../sampling/types.ts';
 import { EventChannel } from './event-channel.ts';
+import type { PageTable } from './page-table.ts';
 import type { FinishReason, GenerationRequest, GenerationTiming } from './types.ts';
+
+export interface SequenceParts {
+  readonly request: GenerationRequest;
+  /** Place in the order of arrival. */
+  readonly order: number;
+  readonly sampler: Sampler;
+  readonly table: PageTable;
+  /** Called when a consumer that lagged behind has caught up. */
+  readonly drained: () => void;
+}
 
 export class Sequence {
   readonly request: GenerationRequest;
+  readonly order: number;
   readonly events: EventChannel;
+  readonly table: PageTable;
   readonly #sampler: Sampler;
   /** The prompt, then what was generated. */
   readonly tokens: number[];
   /** Positions whose latents are in the pages, from 0. */
   computed = 0;
-  pages: number[] = [];
   cancelled = false;
   readonly #submittedAt = performance.now();
   #startedAt = 0;
   #firstTokenAt = 0;
   #decoded = 0;
 
-  constructor(request: GenerationRequest, sampler: Sampler, drained: () => void) {
+  constructor({ request, order, sampler, table, drained }: SequenceParts) {
     this.request = request;
+    this.order = order;
     this.#sampler = sampler;
+    this.table = table;
     this.tokens = [...request.prompt];
     this.events = new EventChannel(drained);
   }
 
-  /** The sequence leaves the queue, with the pages of a common prefix if there was one. */
-  start(pages: number[], cachedTokens: number): void {
-    this.pages = pages;
-    this.computed = cachedTokens;
+  /** Tokens that must be computed before the next one can be chosen. */
+  get pending(): number {
+    return this.tokens.length - this.computed;
+  }
+
+  /** Its consumer lags behind: nothing is computed for it until that changes. */
+  get paused(): boolean {
+    return this.events.full;
+  }
+
+  /** The sequence left the queue before, and may have been sent back to it. */
+  get started(): boolean {
+    return this.#startedAt > 0;
+  }
+
+  /** Leaves the queue: takes over what is cached of its text. */
+  start(): void {
+    this.computed = this.table.adopt(this.tokens);
+    if (this.started) return;
     this.#startedAt = performance.now();
-    this.events.push({ type: 'started', promptTokens: this.request.prompt.length, cachedTokens });
+    this.events.push({ type: 'started', promptTokens: this.request.prompt.length, cachedTokens: this.computed });
+  }
+
+  /** Takes over pages that others have computed meanwhile. */
+  catchUp(): void {
+    if (this.pending > 1 && this.computed === this.table.sharedPositions) this.computed = this.table.adopt(this.tokens);
+  }
+
+  /** Counts `count` more positions as computed. */
+  computedMore(count: number): void {
+    this.computed += count;
+    this.table.share(this.tokens, this.computed);
+  }
+
+  /** Gives all pages back. What they held is computed again after the next start, with the same result. */
+  leavePages(): void {
+    this.table.release(this.tokens, this.computed);
+    this.computed = 0;
   }
 
   /** Takes the next token from the logits of its last position. Returns true when that ended the sequence. Throws NO_TOKEN_ALLOWED. */

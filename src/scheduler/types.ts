@@ -34,6 +34,23 @@ export interface GenerationTiming {
   readonly decodedTokens: number;
 }
 
+/** What an engine lets requests take. */
+export interface RequestLimits {
+  /** Requests that may wait; default 64. */
+  readonly queueLength?: number | undefined;
+  /** Most time a request may take, waiting included; default: any. */
+  readonly deadlineMilliseconds?: number | undefined;
+}
+
+export interface EngineStatistics {
+  /** KV pages: of running sequences, of none but still of use to a prompt that begins alike, and free. */
+  readonly pages: { readonly used: number; readonly cached: number; readonly free: number };
+  /** Of all requests that started: tokens of their prompts, and how many of those were found computed. */
+  readonly prefixes: { readonly promptTokens: number; readonly cachedTokens: number };
+  /** How often a running sequence had to give its pages to others and compute them again later. */
+  readonly preemptions: number;
+}
+
 export interface EngineStatus {
   readonly state: 'loading' | 'ready' | 'failed' | 'closed';
   /** The chosen configuration and why, as doctor and /health show it. */
@@ -45,6 +62,8 @@ export interface EngineStatus {
   } | null;
   readonly running: number;
   readonly waiting: number;
+  /** Null while no engine is loaded. */
+  readonly statistics: EngineStatistics | null;
   readonly restarts: number;
   /** Ends of the engine process in a row, without a finished request or a minute of readiness between. */
   readonly failures: number;
@@ -58,7 +77,8 @@ export interface EngineClient {
   readonly config: ModelConfig;
   readonly contextTokens: number;
   /**
-   * Generates; events arrive in order. Throws QUEUE_FULL at once when the queue is full, ENGINE_FAILED when the engine dies.
+   * Generates; events arrive in order. Throws QUEUE_FULL at once when the queue is full, DEADLINE_EXCEEDED when the
+   * request takes too long, ENGINE_FAILED when the engine dies.
    * Aborting the signal (or leaving the loop) frees the sequence before the next step.
    */
   generate(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;

@@ -54,6 +54,7 @@ export function fakeEngine(tokenizer: Tokenizer, script: string, contextTokens =
       selection: null,
       running: 0,
       waiting: 0,
+      statistics: null,
       restarts: 0,
       failures: 0,
       restartsIn: null,

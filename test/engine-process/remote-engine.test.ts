@@ -26,7 +26,7 @@ async function start(
     poison,
     ...rest,
   };
-  engine = await startRemoteEngine({ entry, loadOptions, queueLength, ...(onChange && { onChange }) });
+  engine = await startRemoteEngine({ entry, loadOptions, limits: { queueLength }, ...(onChange && { onChange }) });
   return engine;
 }
 
@@ -46,7 +46,14 @@ test('generates in another process, tells its shape and its choice', async () =>
   expect(await tokens()).toEqual(answer);
   expect(engine.config.vocabulary).toBe(64);
   expect(engine.contextTokens).toBe(4096);
-  expect(engine.status()).toEqual({
+  await eventually(() =>
+    expect(engine.status().statistics).toEqual({
+      pages: { used: 0, cached: 1, free: 63 },
+      prefixes: { promptTokens: 2, cachedTokens: 0 },
+      preemptions: 0,
+    }),
+  );
+  expect(engine.status()).toMatchObject({
     state: 'ready',
     selection: { backend: 'wasm', isa: 'fake', threads: 1, reasons: ['a test asked for it'] },
     running: 0,

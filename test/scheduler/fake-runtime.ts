@@ -13,6 +13,8 @@ export interface FakeRuntimeOptions {
   readonly pages?: number;
   readonly batchTokens?: number;
   readonly context?: number;
+  /** Most sequences of a step; default 1. */
+  readonly sequences?: number;
   /** Runs before each step; may wait, or throw to make the runtime fail. */
   readonly beforeStep?: (batch: StepBatch) => Promise<void> | void;
 }
@@ -31,10 +33,10 @@ export class FakeRuntime implements Runtime {
   readonly #memory: Int32Array;
 
   constructor(options: FakeRuntimeOptions) {
-    const { vocabulary = 64, pages = 8, batchTokens = 16, context = pages * pageTokens } = options;
+    const { vocabulary = 64, pages = 8, batchTokens = 16, context = pages * pageTokens, sequences = 1 } = options;
     this.#options = options;
     this.config = { ...shape, vocabulary, context };
-    this.limits = { batchTokens, batchOutputs: 4, batchSequences: 4, pages, context };
+    this.limits = { batchTokens, batchOutputs: sequences, batchSequences: sequences, pages, context };
     this.#memory = new Int32Array(pages * pageTokens).fill(-1);
   }
 

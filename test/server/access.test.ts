@@ -46,6 +46,12 @@ describe('without a key', () => {
           last_failure: null,
         },
         queue: { running: 0, waiting: 0 },
+        cache: {
+          pages: { used: 0, cached: expect.any(Number), free: expect.any(Number) },
+          prompt_tokens: expect.any(Number),
+          cached_tokens: expect.any(Number),
+          preemptions: 0,
+        },
       },
     });
     expect((await get('/livez')).status).toBe(200);

@@ -63,7 +63,7 @@ export async function startLocal(options: HarnessOptions = {}): Promise<Harness 
   const engine = await startLocalEngine({
     loadEngine: async () => ({ runtime, selection }),
     loadOptions: {},
-    queueLength: options.queueLength,
+    limits: { queueLength: options.queueLength },
   });
   return { ...(await serve(engine, options)), runtime };
 }
@@ -74,7 +74,7 @@ export async function startRemote(options: HarnessOptions = {}) {
     vocabulary: tokenizer.vocabularySize,
     replies: options.replies ?? replies,
   };
-  const remote = await startRemoteEngine({ entry, loadOptions, queueLength: options.queueLength });
+  const remote = await startRemoteEngine({ entry, loadOptions, limits: { queueLength: options.queueLength } });
   return { ...(await serve(remote, options)), remote };
 }
 

@@ -7,7 +7,8 @@ export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOpti
   const condition = () => (inFlight.draining ? 'draining' : engine.status().state);
 
   app.get('/health', (_request, reply) => {
-    const { selection, running, waiting, restarts, failures, restartsIn, lastFailure, state } = engine.status();
+    const { selection, running, waiting, restarts, failures, restartsIn, lastFailure, state, statistics } =
+      engine.status();
     const status = condition();
     return reply.code(status === 'ready' ? 200 : 503).send({
       status,
@@ -21,6 +22,12 @@ export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOpti
         last_failure: lastFailure,
       },
       queue: { running, waiting },
+      cache: statistics && {
+        pages: statistics.pages,
+        prompt_tokens: statistics.prefixes.promptTokens,
+        cached_tokens: statistics.prefixes.cachedTokens,
+        preemptions: statistics.preemptions,
+      },
       uptime_seconds: Math.floor(process.uptime()),
     });
   });
