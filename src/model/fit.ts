@@ -39,7 +39,11 @@ export function* slotTensors(tensors: ModelTensors): Generator<readonly [Slot, G
   for (const layer of layers) yield* Object.entries(layer) as [Slot, GgufTensor][];
 }
 
-/** Bytes in memory: those of the file, but for the key half of an old attn_kv_b, which is kept transposed as float32. */
+/**
+ * Bytes in memory: those of the file, but for the key half of an old attn_kv_b, which is kept transposed as float32. Native code
+ * maps them from the file where WebAssembly copies them; they must fit all the same, for pages that are dropped are read from
+ * the disk again for every token.
+ */
 function heldBytes(slot: Slot, tensor: GgufTensor, config: ModelConfig): number {
   if (slot !== 'attn_kv_b') return tensor.bytes;
   const keyShare = config.nopeDim / (config.nopeDim + config.valueDim);
