@@ -11,14 +11,18 @@ PERIGEE_INLINE W twice(const void* p) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
 
-// A vector whose lower 256 bits hold 16-bit words of `low`, the upper ones words of `high`.
-PERIGEE_INLINE W halves16(short low, short high) {
-  return _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1);
+// The four 128-bit quarters as pairs of equal 64-bit words. Written so that compilers see one constant.
+PERIGEE_INLINE W quarters(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+  return _mm512_set_epi64(int64_t(d), int64_t(d), int64_t(c), int64_t(c), int64_t(b), int64_t(b), int64_t(a),
+                          int64_t(a));
 }
 
-PERIGEE_INLINE W halves8(int low, int high) {
-  return _mm512_inserti64x4(_mm512_set1_epi8(char(low)), _mm256_set1_epi8(char(high)), 1);
-}
+constexpr uint64_t four16(int word) { return uint64_t(uint16_t(word)) * 0x0001000100010001; }
+constexpr uint64_t eight8(int byte) { return uint64_t(uint8_t(byte)) * 0x0101010101010101; }
+
+// A vector whose lower half holds `low` in every 16-bit word or byte, and whose upper half `high`.
+PERIGEE_INLINE W halves16(int low, int high) { return quarters(four16(low), four16(low), four16(high), four16(high)); }
+PERIGEE_INLINE W halves8(int low, int high) { return quarters(eight8(low), eight8(low), eight8(high), eight8(high)); }
 
 // Low nibbles of the lower half, high nibbles of the upper.
 PERIGEE_INLINE W nibble_halves(W v) {
@@ -78,7 +82,7 @@ struct WideQ6_K {
 
 // Two bits of element 32 j + l in bits 2 j of byte l: 64 elements from j = 0 or 2.
 PERIGEE_INLINE W pair_halves(W v, int j) {
-  return _mm512_and_si512(_mm512_srlv_epi16(v, halves16(short(2 * j), short(2 * j + 2))), _mm512_set1_epi8(3));
+  return _mm512_and_si512(_mm512_srlv_epi16(v, halves16(2 * j, 2 * j + 2)), _mm512_set1_epi8(3));
 }
 
 struct WideQ2_K {
@@ -128,8 +132,7 @@ struct WideQ3_K {
 PERIGEE_INLINE W nibble_quarters(const void* first, const void* second) {
   const W a = _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(first)));
   const W v = _mm512_mask_broadcast_i32x4(a, 0xff00, _mm_loadu_si128(static_cast<const __m128i*>(second)));
-  const W shift = _mm512_broadcast_i64x4(_mm256_set_m128i(_mm_set1_epi16(4), _mm_setzero_si128()));
-  return _mm512_and_si512(_mm512_srlv_epi16(v, shift), _mm512_set1_epi8(15));
+  return _mm512_and_si512(_mm512_srlv_epi16(v, quarters(0, four16(4), 0, four16(4))), _mm512_set1_epi8(15));
 }
 
 PERIGEE_INLINE W iq4_values(W nibbles) {

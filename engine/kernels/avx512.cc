@@ -1,0 +1,75 @@
+// AVX-512 with VNNI: 512-bit kernels for quantized weights; the rest from the generic kernels.
+#ifndef __clang__
+// g++ 12 mistakes the deliberately undefined operands inside its own intrinsics for ours (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include "simd_x86.h"
+
+#include "generic.inl"
+
+namespace perigee {
+namespace {
+
+#include "avx512_formats.inl"
+#include "avx512_gemv.inl"
+
+template <typename Format>
+void wide_matmul(const MatmulArgs& a) {
+  if (a.n > 8) {
+    MatmulArgs part = a;
+    for (uint32_t t = 0; t < a.n; t += 8) {
+      part.n = a.n - t < 8 ? a.n - t : 8;
+      part.x = a.x_rows ? a.x : a.x + t * a.x_stride;
+      part.x_rows = a.x_rows ? a.x_rows + t : nullptr;
+      part.y = a.y + t * a.y_stride;
+      wide_matmul<Format>(part);
+    }
+    return;
+  }
+  switch (a.n) {
+    case 0:
+      return;
+    case 1:
+      return wide_gemv<Format, 1>(a);
+    case 2:
+      return wide_gemv<Format, 2>(a);
+    case 3:
+      return wide_gemv<Format, 3>(a);
+    case 4:
+      return wide_gemv<Format, 4>(a);
+    case 5:
+      return wide_gemv<Format, 5>(a);
+    case 6:
+      return wide_gemv<Format, 6>(a);
+    case 7:
+      return wide_gemv<Format, 7>(a);
+    default:
+      return wide_gemv<Format, 8>(a);
+  }
+}
+
+constexpr Kernels make_wide_table() {
+  Kernels k = make_table("avx512");
+  const auto set = [&k](DType type, MatmulFn quantized) { k.matmul[uint32_t(type)][0] = quantized; };
+  using enum DType;
+  set(Q4_0, wide_matmul<WideQ4_0>);
+  set(Q4_1, wide_matmul<WideQ4_1>);
+  set(Q5_0, wide_matmul<WideQ5_0>);
+  set(Q5_1, wide_matmul<WideQ5_1>);
+  set(Q8_0, wide_matmul<WideQ8_0>);
+  set(IQ4_NL, wide_matmul<WideIQ4_NL>);
+  set(Q2_K, wide_matmul<WideQ2_K>);
+  set(Q3_K, wide_matmul<WideQ3_K>);
+  set(Q4_K, wide_matmul<WideQ4_K>);
+  set(Q5_K, wide_matmul<WideQ5_K>);
+  set(Q6_K, wide_matmul<WideQ6_K>);
+  set(IQ4_XS, wide_matmul<WideIQ4_XS>);
+  return k;
+}
+
+}  // namespace
+
+constexpr Kernels kAvx512Kernels = make_wide_table();
+
+}  // namespace perigee
