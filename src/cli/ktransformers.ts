@@ -3,12 +3,12 @@
 /** Their flags that mean one of ours. */
 const renamed: Readonly<Record<string, string>> = {
   cpu_infer: 'threads',
-  cache_lens: 'context',
+  cache_lens: 'cache-tokens',
   gguf_path: 'model',
 };
 
 const noGpu = 'this build runs on the CPU alone';
-const oneAtATime = 'requests are generated one after another in this version';
+const sharedSteps = 'answers and prompts share every step, first come, first served';
 const ownSampling = 'requests carry their own sampling options';
 
 /** Their flags that change nothing here, and why; null where there is nothing to say but that. */
@@ -20,12 +20,11 @@ const withoutEffect: Readonly<Record<string, string | null>> = {
   tp: noGpu,
   no_flash_attn: noGpu,
   low_mem: noGpu,
-  max_batch_size: oneAtATime,
-  sched_strategy: oneAtATime,
-  batch_size: oneAtATime,
+  sched_strategy: sharedSteps,
+  batch_size: sharedSteps,
   page_size: 'pages hold 64 tokens',
   memory_gpu_only: 'prefixes are always reused, from main memory',
-  cpu_memory_size_GB: 'prefixes are always reused, within --context',
+  cpu_memory_size_GB: 'prefixes are always reused, within --cache_lens',
   kvc2_config_dir: 'prefixes are always reused, from main memory',
   utilization_percentage: null,
   backend_type: 'there is one scheduler',

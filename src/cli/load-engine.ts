@@ -3,7 +3,7 @@ import type { LoadedEngine } from '../engine-process/load.ts';
 import { openGguf } from '../gguf/open.ts';
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { assertFits, type MemoryTable, memoryTable } from '../model/fit.ts';
+import { assertFits, cacheBytesPerToken, type MemoryTable, memoryTable } from '../model/fit.ts';
 import { modelConfig } from '../model/gguf.ts';
 import type { SyntheticModel } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
@@ -34,14 +34,30 @@ export interface LoadedModel {
   readonly plan: Plan;
 }
 
+type SizeOptions = Pick<EngineOptions, 'context' | 'chunkSize' | 'maxBatchSize' | 'cacheTokens'>;
+
+/** Requests of one engine that generate at once, unless an option says otherwise: beyond that more would only slow each. */
+const defaultBatchSize = 64;
+/** The cache holds one full context, and more up to this size, so that many short requests find room beside a long one. */
+const sharedCacheBytes = 256 << 20;
+
+/** How much of everything there is, in tokens. */
+function sizesFor(config: ModelConfig, options: SizeOptions) {
+  const { context, cacheTokens, chunkSize, maxBatchSize = 1 } = options;
+  const contextTokens = Math.min(context ?? cacheTokens ?? defaultContext, config.context);
+  const shared = Math.floor(sharedCacheBytes / cacheBytesPerToken(config));
+  return {
+    contextTokens,
+    batchTokens: Math.min(chunkSize ?? defaultBatchTokens, contextTokens),
+    sequences: maxBatchSize,
+    cacheTokens: cacheTokens ?? Math.max(contextTokens, Math.min(maxBatchSize * contextTokens, shared)),
+  };
+}
+
 /** What the model needs in memory with these options, beside what there is. */
-export function memoryFor(
-  { gguf, config }: OpenedModel,
-  options: Pick<EngineOptions, 'context' | 'chunkSize'>,
-): MemoryTable {
-  const contextTokens = Math.min(options.context ?? defaultContext, config.context);
-  const batchTokens = Math.min(options.chunkSize ?? defaultBatchTokens, contextTokens);
-  return memoryTable(config, modelTensors(gguf, config), { contextTokens, sequences: 1, batchTokens });
+export function memoryFor({ gguf, config }: OpenedModel, options: SizeOptions): MemoryTable {
+  const { cacheTokens, batchTokens } = sizesFor(config, options);
+  return memoryTable(config, modelTensors(gguf, config), { contextTokens: cacheTokens, sequences: 1, batchTokens });
 }
 
 /** The machine, with what the native addon says about it. */
@@ -52,7 +68,7 @@ export function thisMachine(): Machine {
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
 export async function loadModel(
   model: OpenedModel,
-  options: EngineOptions,
+  options: EngineOptions & { readonly taps?: boolean },
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedModel> {
   assertFits(memoryFor(model, options));
@@ -67,8 +83,8 @@ export async function loadModel(
     threads: plan.threads,
     ...(plan.cpus !== null && { cpus: plan.cpus }),
     exact: options.exactActivations ?? false,
-    ...(options.context !== undefined && { contextTokens: options.context }),
-    ...(options.chunkSize !== undefined && { batchTokens: options.chunkSize }),
+    taps: options.taps ?? false,
+    ...sizesFor(config, options),
     onProgress,
   });
   return { runtime, plan };
@@ -79,7 +95,8 @@ export async function loadEngine(
   options: LoadOptions,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedEngine> {
-  const { runtime, plan } = await loadModel(await openModel(options.model, options), options, onProgress);
+  const shared = { ...options, maxBatchSize: options.maxBatchSize ?? defaultBatchSize };
+  const { runtime, plan } = await loadModel(await openModel(options.model, options), shared, onProgress);
   const { backend, isa, threads, reasons } = plan;
   return { runtime, selection: { backend, isa, threads, reasons } };
 }

@@ -43,15 +43,25 @@ export interface EngineOptions {
   readonly context?: number;
   /** Most tokens of one engine step. */
   readonly chunkSize?: number;
+  /** Most requests that generate at once. */
+  readonly maxBatchSize?: number;
+  /** Positions of the KV cache, for all requests together. */
+  readonly cacheTokens?: number;
 }
 
 export function withEngineOptions(command: Command): Command {
-  return command
+  const chosen = command
     .addOption(option('--backend <name>', `where to run: auto, ${backends.join(', ')}`).default('auto'))
+    .addOption(option('--isa <name>', `force kernels, and the backend that has them: ${isaNames.join(', ')}`));
+  return withRankOptions(chosen);
+}
+
+/** What is left of them where the backends are named otherwise. */
+export function withRankOptions(command: Command): Command {
+  return command
     .addOption(
       option('--threads <n>', 'ranks that share the work (default: available cores)', (flag) => integer(flag, 1)),
     )
-    .addOption(option('--isa <name>', `force kernels, and the backend that has them: ${isaNames.join(', ')}`))
     .addOption(option('--exact-activations', 'keep activations as floats: slower, for reference runs'))
     .addOption(option('--yarn-beta-fast <x>', "replaces the model's YaRN beta_fast", (flag) => number(flag, 0, 1e6)));
 }

@@ -42,6 +42,8 @@ interface ServeOptions extends EngineOptions {
 
 /** A day; and timers hold little more than three weeks. */
 const mostSeconds = 86_400;
+/** Beyond the tokens of a step it would change nothing. */
+const mostBatchSize = 1024;
 
 /** `perigee serve`: the HTTP server. Its flags may be spelled KTransformers' way (ktransformers.ts). */
 export function serveCommand(): Command {
@@ -59,10 +61,20 @@ export function serveCommand(): Command {
     .addOption(option('--queue-length <n>', 'requests that may wait before others get 429', (flag) => integer(flag, 0)))
     .addOption(
       option('--request-timeout <seconds>', 'most time a request may take, waiting included', (flag) =>
-        integer(flag, 1),
+        integer(flag, 1, mostSeconds),
       ),
     )
     .addOption(option('--chunk-size <tokens>', 'most tokens of one engine step', (flag) => integer(flag, 1)))
+    .addOption(
+      option('--max-batch-size <n>', 'most requests that generate at once', (flag) => integer(flag, 1, mostBatchSize)),
+    )
+    .addOption(
+      option(
+        '--cache-tokens <n>',
+        'size of the cache that all requests share (default: a full context, or 256 MB)',
+        (flag) => integer(flag, 1),
+      ),
+    )
     .addOption(option('--temperature <x>', 'for requests that do not say', (flag) => number(flag, 0, 2)))
     .addOption(option('--top-p <x>', 'for requests that do not say', (flag) => number(flag, 0, 1)))
     .action(serve);
@@ -108,9 +120,9 @@ function makeLogger(): Logger {
 }
 
 function startEngine(path: string, options: ServeOptions, logger: Logger): RemoteEngine {
-  const { backend, threads, isa, exactActivations, yarnBetaFast, context, chunkSize, queueLength, requestTimeout } =
-    options;
-  const given = { threads, isa, exactActivations, yarnBetaFast, context, chunkSize };
+  const { backend, threads, isa, exactActivations, yarnBetaFast, context, queueLength, requestTimeout } = options;
+  const { chunkSize, maxBatchSize, cacheTokens } = options;
+  const given = { threads, isa, exactActivations, yarnBetaFast, context, chunkSize, maxBatchSize, cacheTokens };
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   const loadOptions: LoadOptions = { model: path, backend, ...present };
   const progress = showProgress('loading');

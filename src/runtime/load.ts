@@ -19,10 +19,12 @@ export interface LoadOptions {
   readonly cpus?: readonly number[];
   /** Float activations everywhere: slow, for reference runs. */
   readonly exact?: boolean;
-  /** Positions the KV cache holds; default: what the model was trained for, at most `defaultContext`. */
+  /** Positions one sequence may have; default: what the model was trained for, at most `defaultContext`. */
   readonly contextTokens?: number;
-  /** Most sequences of one step, and so many full contexts of KV pages; default 1. */
+  /** Most sequences of one step; default 1. */
   readonly sequences?: number;
+  /** Positions the KV pages hold, for all sequences together; default: one full context. */
+  readonly cacheTokens?: number;
   /** Most tokens of one step; default `defaultBatchTokens`. */
   readonly batchTokens?: number;
   /** Keep the activations between stages of the last step, for Runtime.tap; costs memory and a little time. */
@@ -43,7 +45,6 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
   const { gguf, config } = options;
   const context = Math.min(options.contextTokens ?? Math.min(config.context, defaultContext), config.context);
   const batchTokens = Math.min(options.batchTokens ?? defaultBatchTokens, context);
-  const sequences = options.sequences ?? 1;
   const batchOutputs = Math.max(1, Math.min(batchTokens, Math.floor(logitsBytes / 4 / config.vocabulary)));
   return startWasm({
     config,
@@ -59,8 +60,8 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     limits: {
       batchTokens,
       batchOutputs,
-      batchSequences: sequences,
-      pages: sequences * Math.ceil(context / pageTokens),
+      batchSequences: options.sequences ?? 1,
+      pages: Math.ceil((options.cacheTokens ?? context) / pageTokens),
       context,
     },
     shardBytes: options.shardBytes ?? memoryLimit,
