@@ -27,6 +27,7 @@ const below: Record<string, readonly string[]> = {
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],
   convert: ['gguf', 'model', 'tokenizer', 'runtime', 'wasm'],
+  conform: ['runtime', 'model', 'sampling', 'select'],
   scheduler: ['runtime', 'sampling', 'model'],
   'engine-process': ['scheduler', 'runtime', 'sampling', 'model', 'gguf', 'select'],
   api: ['chat', 'tokenizer', 'scheduler', 'sampling', 'model'],

@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { PerigeeError } from '../errors.ts';
 import { benchCommand } from './bench.ts';
 import { chatCommand } from './chat.ts';
+import { conformCommand } from './conform.ts';
 import { convertCommand } from './convert.ts';
 import { doctorCommand } from './doctor.ts';
 import { fitCommand } from './fit.ts';
@@ -32,6 +33,7 @@ function makeProgram(): Command {
     benchCommand,
     tokenizeCommand,
     scoreCommand,
+    conformCommand,
     convertCommand,
   ];
   for (const make of commands) program.addCommand(make().copyInheritedSettings(program));

@@ -1,7 +1,8 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { perigeeError } from '../errors.ts';
-import { pageTokens, type Runtime } from '../runtime/runtime.ts';
+import { promptStep } from '../runtime/prompt-step.ts';
+import type { Runtime } from '../runtime/runtime.ts';
 import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
@@ -77,7 +78,8 @@ function report(runtime: Runtime, prompts: readonly number[][], seconds: number,
   } else print(`${out}: ${tokens} tokens x ${vocabulary} logits, ${rate} tokens/s (${isa}, ${threads} ranks)`);
 }
 
-function parsePrompts(file: string, text: string): number[][] {
+/** One prompt of token ids, or several, from JSON. */
+export function parsePrompts(file: string, text: string): number[][] {
   const fail = (why: string) => perigeeError('INPUT_UNREADABLE', { file, why });
   let value: unknown;
   try {
@@ -92,7 +94,8 @@ function parsePrompts(file: string, text: string): number[][] {
   throw fail('it must hold an array of token ids, or an array of such arrays, none of them empty');
 }
 
-function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: number, context: number): void {
+/** Refuses tokens the model does not have and prompts beyond its context. */
+export function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: number, context: number): void {
   for (const prompt of prompts) {
     const stray = prompt.find((token) => token < 0 || token >= vocabulary);
     if (stray !== undefined) throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary });
@@ -105,16 +108,8 @@ function checkPrompts(prompts: readonly (readonly number[])[], vocabulary: numbe
 async function writePrompt(runtime: Runtime, prompt: readonly number[], file: FileHandle): Promise<void> {
   const { limits } = runtime;
   const chunk = Math.min(limits.batchTokens, limits.batchOutputs);
-  const pages = Int32Array.from({ length: Math.ceil(prompt.length / pageTokens) }, (_, page) => page);
   for (let begin = 0; begin < prompt.length; begin += chunk) {
-    const tokens = Int32Array.from(prompt.slice(begin, begin + chunk));
-    const logits = await runtime.step({
-      tokens,
-      positions: tokens.map((_, index) => begin + index),
-      sequences: new Int32Array(tokens.length),
-      pageTables: [pages],
-      outputs: tokens.map((_, index) => index),
-    });
+    const logits = await runtime.step(promptStep(prompt, begin, begin + chunk));
     // A copy: the view is of shared memory and belongs to the runtime.
     await file.writeFile(new Uint8Array(logits.slice().buffer));
   }

@@ -56,7 +56,7 @@ describe('taps', () => {
     const rows = tokens.flatMap((token) => [...table.slice(token * hidden, (token + 1) * hidden)]);
     expect([...runtime.tap('embedding', 0)]).toEqual(rows);
     const [norm, output] = [matrix('output_norm.weight'), matrix('output.weight')];
-    const last = runtime.tap('residual', layers - 1).slice(-hidden);
+    const last = (runtime.tap('residual', layers - 1) as Float32Array).slice(-hidden);
     const scale = 1 / Math.sqrt(last.reduce((sum, x) => sum + x * x, 0) / hidden + rmsEps);
     const want = Array.from({ length: vocabulary }, (_, id) =>
       last.reduce((sum, x, i) => sum + x * scale * norm[i]! * output[id * hidden + i]!, 0),

@@ -1,0 +1,177 @@
+import { writeFile } from 'node:fs/promises';
+import { Command, Option } from 'commander';
+import { type CandidateResult, type ConformResult, type Contestant, conform } from '../conform/conform.ts';
+import { notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
+import { stepTokens } from '../conform/trace.ts';
+import { perigeeError } from '../errors.ts';
+import { openTokenizer } from '../tokenizer/open.ts';
+import type { Tokenizer } from '../tokenizer/types.ts';
+import { loadModel, type OpenedModel, openModel, thisMachine } from './load-engine.ts';
+import { modelHelp, modelPath } from './model-argument.ts';
+import { type EngineOptions, withConfigFile, withJsonOption, withRankOptions } from './options.ts';
+import { note, print, printJson, showProgress } from './output.ts';
+import { checkPrompts, parsePrompts } from './score.ts';
+import { readText } from './tokenize.ts';
+import { packageVersion } from './version.ts';
+
+interface ConformOptions extends Omit<EngineOptions, 'backend' | 'isa'> {
+  readonly backends: string;
+  readonly prompt: string;
+  readonly tokens?: string;
+  readonly report?: string;
+  readonly json?: boolean;
+}
+
+/** Two pages of the cache in Kimi K2's vocabulary and in Nano's, with digits, code and another script. */
+const defaultPrompt = `A transformer reads a text as a row of numbers. Each layer lets every position look back at the ones before it, \
+then sends it through a few of many small networks, its experts. Which ones is decided by a router: 3 + 4 = 7 may go where 12 * 12 = 144 \
+goes, and "for (let i = 0; i < n; i++) sum += x[i];" somewhere else. Two programs that do this alike must agree at every step, not only \
+in the last word. Zwei Wege, ein Ziel. 殊途同归。 So we listen at each door along the corridor, and name the first room in which the \
+voices part.`;
+
+/** `perigee conform`: whether backends compute the same, layer by layer, and where they first part. */
+export function conformCommand(): Command {
+  const command = new Command('conform')
+    .description('run a prompt on several backends and compare them layer by layer')
+    .argument('[model]', modelHelp)
+    .addOption(
+      new Option(
+        '--backends <list>',
+        'backends, each with a kernel set if you like (wasm:simd128,native:avx2); the first is the reference',
+      ).default('wasm,native'),
+    )
+    .addOption(new Option('--prompt <text>', 'the text to run').default(defaultPrompt, 'a paragraph'))
+    .addOption(
+      new Option('--tokens <T.json>', 'token ids to run, a JSON array (- is standard input)').conflicts('prompt'),
+    )
+    .addOption(new Option('--report <file>', 'write an HTML page with pictures'))
+    .action(run);
+  return withConfigFile(withJsonOption(withRankOptions(command)));
+}
+
+async function run(argument: string | undefined, options: ConformOptions): Promise<void> {
+  const names = parseBackends(options.backends);
+  const path = await modelPath(argument);
+  const model = await openModel(path, options);
+  const tokenizer = await openTokenizer(path);
+  const tokens = await promptTokens(options, tokenizer);
+  checkPrompts([tokens], model.config.vocabulary, model.config.context);
+  const contestants = names.map((name) => contestant(name, model, { ...options, context: tokens.length }));
+  const result = await conform(contestants, tokens);
+  if (options.report !== undefined) await writeReport(options.report, result, tokenizer);
+  if (options.json) printJson(jsonOf(result));
+  else printResult(result);
+  if (result.candidates.some(({ agrees }) => !agrees)) process.exitCode = 1;
+}
+
+function parseBackends(list: string): string[] {
+  const names = list.split(',').map((name) => name.trim());
+  if (names.length >= 2 && names.every((name) => /^\w+(:\w+)?$/.test(name))) return names;
+  throw perigeeError('OPTION_INVALID', {
+    option: '--backends',
+    value: list,
+    expected: 'two or more of wasm and native, comma between, such as wasm,native or wasm:scalar,native:avx2',
+  });
+}
+
+async function promptTokens({ prompt, tokens }: ConformOptions, tokenizer: Tokenizer): Promise<readonly number[]> {
+  if (tokens === undefined) {
+    const ids = tokenizer.encode(prompt, { specials: false });
+    if (ids.length > 0) return ids;
+    throw perigeeError('OPTION_INVALID', { option: '--prompt', value: prompt, expected: 'some text' });
+  }
+  const [ids = [], ...others] = parsePrompts(tokens, await readText(tokens));
+  if (others.length === 0) return ids;
+  throw perigeeError('INPUT_UNREADABLE', { file: tokens, why: 'it holds several prompts, and conform runs one' });
+}
+
+function contestant(name: string, model: OpenedModel, options: Omit<EngineOptions, 'backend' | 'isa'>): Contestant {
+  const [backend = '', isa] = name.split(':');
+  return {
+    name,
+    async load() {
+      const progress = showProgress(`loading ${name}`);
+      const chunkSize = stepTokens(model.config);
+      const { runtime } = await loadModel(
+        model,
+        { ...options, backend, ...(isa !== undefined && { isa }), chunkSize, taps: true },
+        ({ bytesRead, bytesTotal }) => progress.update(bytesRead, bytesTotal),
+      ).finally(() => progress.stop());
+      return runtime;
+    },
+  };
+}
+
+async function writeReport(path: string, result: ConformResult, tokenizer: Tokenizer): Promise<void> {
+  // Loaded here, for drawing takes a library that no other command needs.
+  const { renderReport } = await import('../conform/report.ts');
+  const pieces = result.tokens.map((token) => tokenizer.decode([token]));
+  const html = await renderReport({ result, machine: thisMachine(), pieces, version: packageVersion() });
+  await writeFile(path, html).catch((cause: Error) => {
+    throw perigeeError('OUTPUT_UNWRITABLE', { path, why: cause.message }, { cause });
+  });
+  note(`the report is in ${path}`);
+}
+
+function printResult({ config, tokens, reference, candidates }: ConformResult): void {
+  note(`${config.name}, ${tokens.length} tokens`);
+  for (const { name, backend, isa, threads } of [reference, ...candidates]) {
+    note(`${name}: ${backend} ${isa}, ${threads} ranks`);
+  }
+  for (const candidate of candidates) {
+    print();
+    printTable([tapColumns, ...tapRows(candidate).map(tapCells)]);
+    const { klMean, klMax, rerouted } = summary(candidate);
+    print(
+      `KL divergence of the logits: mean ${number(klMean)}, largest ${number(klMax)}; other experts: ${rerouted} times`,
+    );
+    const strays = notFinite(candidate);
+    if (strays > 0) print(`${strays} values are NaN or infinite`);
+    print(verdict(candidate, reference.name));
+  }
+}
+
+function printTable(rows: readonly (readonly string[])[]): void {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  for (const row of rows)
+    print(
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join('  ')
+        .trimEnd(),
+    );
+}
+
+/** What --json prints; measures without bounds are null. */
+function jsonOf({ config, tokens, reference, candidates }: ConformResult): unknown {
+  return { model: config.name, tokens, reference, candidates: candidates.map(candidateJson) };
+}
+
+function candidateJson(candidate: CandidateResult): unknown {
+  const { name, backend, isa, threads, band, agrees, first, points, routerTokens, kl } = candidate;
+  const { klMean, klMax } = summary(candidate);
+  return {
+    name,
+    backend,
+    isa,
+    threads,
+    band,
+    agrees,
+    first,
+    kl: { mean: klMean, max: klMax, tokens: kl },
+    router_tokens: routerTokens,
+    points: points.map(({ tap, layer, width, within, differing, differingTokens, notFinite: strays, ...rest }) => ({
+      tap,
+      layer,
+      width,
+      within,
+      differing,
+      differing_tokens: differingTokens,
+      not_finite: strays,
+      max_abs: rest.maxAbs,
+      nmse: rest.nmse,
+      cosine_difference: rest.cosine,
+      first: rest.first,
+    })),
+  };
+}
