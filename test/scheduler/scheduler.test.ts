@@ -1,39 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { createScheduler } from '../../src/scheduler/scheduler.ts';
-import type { EngineClient, GenerationEvent, GenerationRequest } from '../../src/scheduler/types.ts';
-import { FakeRuntime, type FakeRuntimeOptions, greedy } from './fake-runtime.ts';
+import { greedy } from './fake-runtime.ts';
 import { gate } from './gate.ts';
-
-/** Depends on every token before, and on their order. */
-const hash = (history: readonly number[]) => history.reduce((sum, token) => (sum * 31 + token + 7) % 61, 1);
-
-function start(options: Partial<FakeRuntimeOptions> & { queueLength?: number } = {}) {
-  const runtime = new FakeRuntime({ next: hash, ...options });
-  const selection = { backend: 'wasm', isa: 'fake', threads: 1, reasons: [] };
-  return { runtime, engine: createScheduler(runtime, { selection, queueLength: options.queueLength }) };
-}
-
-function request(prompt: readonly number[], more: Partial<GenerationRequest> = {}): GenerationRequest {
-  return { id: 'r', prompt, maxTokens: 8, sampling: greedy, stopTokens: [], ...more };
-}
-
-async function collect(engine: EngineClient, wanted: GenerationRequest) {
-  const events: GenerationEvent[] = [];
-  for await (const event of engine.generate(wanted)) events.push(event);
-  const tokens = events.flatMap((event) => (event.type === 'token' ? [event.token] : []));
-  const started = events.find((event) => event.type === 'started')!;
-  const ended = events.find((event) => event.type === 'ended')!;
-  return { events, tokens, started, ended };
-}
-
-/** What the fake model says after `prompt`, without any engine. */
-function expected(prompt: readonly number[], count: number): number[] {
-  const history = [...prompt];
-  for (let i = 0; i < count; i++) history.push(hash(history));
-  return history.slice(prompt.length);
-}
-
-const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => (from + i) % 60);
+import { collect, expected, range, request, start } from './requests.ts';
 
 describe('one request', () => {
   test('prefills in chunks of the batch limit, then decodes token by token', async () => {
@@ -140,7 +108,7 @@ describe('prefix reuse', () => {
   });
 });
 
-describe('many requests', () => {
+describe('requests for one place', () => {
   test('generate one after the other, in the order they came', async () => {
     const { engine } = start();
     const order: number[] = [];
