@@ -60,14 +60,26 @@ export function divergenceChart({ name, kl, first }: CandidateResult): Promise<s
   });
 }
 
-/** Zero has no logarithm and infinity no place: both get a line of their own, a decade below and above the rest. */
-function decades(marks: readonly Mark[]): { floor: number; ceiling: number } {
+/** Decades of the vertical axis. Zero has no logarithm and infinity no place: they get the lowest and the highest line. */
+interface Decades {
+  readonly floor: number;
+  readonly ceiling: number;
+  readonly ticks: readonly number[];
+}
+
+const mostTicks = 8;
+
+function decades(marks: readonly Mark[]): Decades {
   const exponents = marks.filter(({ y }) => y > 0 && Number.isFinite(y)).map(({ y }) => Math.log10(y));
-  if (exponents.length === 0) return { floor: 1e-9, ceiling: 1 };
-  return {
-    floor: 10 ** (Math.floor(Math.min(...exponents)) - 1),
-    ceiling: 10 ** (Math.ceil(Math.max(...exponents)) + 1),
-  };
+  if (exponents.length === 0) return { floor: 1e-9, ceiling: 1, ticks: [1e-9, 1] };
+  const low = Math.floor(Math.min(...exponents)) - 1;
+  const high = Math.ceil(Math.max(...exponents)) + 1;
+  const stride = Math.ceil((high - low) / mostTicks);
+  const between = Array.from({ length: high - low - 1 }, (_, index) => low + 1 + index).filter(
+    (_, index) => index % stride === 0,
+  );
+  const power = (exponent: number) => Number(`1e${exponent}`);
+  return { floor: power(low), ceiling: power(high), ticks: [low, ...between, high].map(power) };
 }
 
 async function draw(chart: Chart): Promise<string> {
@@ -80,7 +92,7 @@ async function draw(chart: Chart): Promise<string> {
 }
 
 function specOf({ label, xTitle, yTitle, marks, first }: Chart): Spec {
-  const { floor, ceiling } = decades(marks);
+  const { floor, ceiling, ticks } = decades(marks);
   const values = marks.map((mark) => ({ ...mark, y: Math.min(Math.max(mark.y, floor), ceiling) }));
   const groups = [...new Set(marks.map(({ group }) => group))];
   const axis = {
@@ -111,12 +123,12 @@ function specOf({ label, xTitle, yTitle, marks, first }: Chart): Spec {
         orient: 'left',
         scale: 'y',
         title: yTitle,
-        tickCount: 6,
+        values: [...ticks],
         encode: {
           labels: {
             update: {
               text: {
-                signal: `datum.value <= ${floor} ? 'equal' : datum.value >= ${ceiling} ? 'beyond' : format(datum.value, '.0e')`,
+                signal: `datum.value <= ${floor} ? 'equal' : datum.value >= ${ceiling} ? 'unbounded' : format(datum.value, '~g')`,
               },
             },
           },
@@ -125,10 +137,7 @@ function specOf({ label, xTitle, yTitle, marks, first }: Chart): Spec {
         ...grid,
       },
     ],
-    legends:
-      groups.length > 1
-        ? [{ stroke: 'colour', symbolType: 'stroke', labelColor: ink, orient: 'right', title: '' }]
-        : [],
+    legends: groups.length > 1 ? [{ stroke: 'colour', symbolType: 'stroke', labelColor: ink, orient: 'right' }] : [],
     marks: [
       {
         type: 'group',

@@ -12,10 +12,9 @@ export interface TapRow {
 
 /** One row per kind of tap. The worst layer is the one of the largest NMSE; of equals the first. */
 export function tapRows({ points }: CandidateResult): TapRow[] {
-  const byTap = Map.groupBy(points, ({ tap }) => tap);
   return ([...tapNames, 'logits'] as const).flatMap((tap) => {
-    const all = byTap.get(tap);
-    if (all === undefined) return []; // a model without experts has no router
+    const all = points.filter((point) => point.tap === tap);
+    if (all.length === 0) return []; // a model without experts has no router
     const worst = all.reduce((a, b) => (b.nmse > a.nmse || (a.differing === 0 && b.differing > 0) ? b : a));
     return [{ tap, layers: all.length, layersOutside: all.filter(({ within }) => !within).length, worst }];
   });
