@@ -72,8 +72,9 @@ NATIVE_CXX ?= g++
 NAPI := node_modules/node-api-headers/include
 NATIVE_CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-rtti -fPIC -fvisibility=hidden -Wall -Wextra -Werror \
   -MMD -MP -pthread
-# Only libc is needed where the addon is loaded.
-NATIVE_LDFLAGS := -shared -pthread -static-libstdc++ -static-libgcc -Wl,--gc-sections
+# Only libc is needed where the addon is loaded. nodelete: Node unloads addons with the worker that loaded them, but a signal
+# handler must stay.
+NATIVE_LDFLAGS := -shared -pthread -static-libstdc++ -static-libgcc -Wl,--gc-sections,-z,nodelete
 
 MACHINE := $(shell uname -m)
 NATIVE_KERNELS_x86_64 := avx2 avx512 amx
@@ -83,9 +84,10 @@ NATIVE_CORE := $(patsubst %.cc,build/native/%.o,$(wildcard engine/*.cc engine/qu
 NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc,$(wildcard native/*.cc)))
 
 # Nothing but its own kernels may use instructions the machine might lack.
-build/native/engine/kernels/avx2.o: ISA := -mavx2
-build/native/engine/kernels/avx512.o: ISA := -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-build/native/engine/kernels/amx.o: ISA := -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
+build/native/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
+build/native/engine/kernels/avx512.o: ISA := -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+build/native/engine/kernels/amx.o build/native/emulated/engine/kernels/amx.o: ISA := \
+  -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
 build/native/engine/%.o: ISA += -fno-exceptions
 build/native/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) \
   -isystem node_modules/node-addon-api
@@ -108,6 +110,24 @@ build/native/probe.node: $(NATIVE_PROBED)
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
 
+# Test-only: the tables without Node, to be carried to other machines; and AMX's with its tiles emulated.
+KERNEL_CHECK := $(patsubst %,build/native/engine/%.o,tensor quant/activation quant/dequantize kernels/scalar kernels/avx512)
+
+build/native/emulated/%.o: %.cc Makefile
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) $(ISA) -DPERIGEE_EMULATED_TILES -c $< -o $@
+
+build/native/kernel-check: $(KERNEL_CHECK) $(addprefix build/native/,engine/kernels/amx.o test/bench/kernel-check.o)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ -pthread -static -o $@
+
+build/native/kernel-check-emulated: $(KERNEL_CHECK) \
+  $(addprefix build/native/emulated/,engine/kernels/amx.o test/bench/kernel-check.o)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ -pthread -static -o $@
+
+-include $(wildcard build/native/emulated/*/*/*.d build/native/test/bench/*.d)
 -include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ void barrier_wait(Barrier& barrier, uint32_t ranks, uint32_t spins) {
     if (__atomic_load_n(&barrier.generation, __ATOMIC_SEQ_CST) != generation) return;
   }
   while (__atomic_load_n(&barrier.generation, __ATOMIC_SEQ_CST) == generation) {
-    if (__atomic_load_n(&barrier.aborted, __ATOMIC_SEQ_CST)) __builtin_trap();
+    if (__atomic_load_n(&barrier.aborted, __ATOMIC_SEQ_CST)) leave_step();
     wait_while_equal(&barrier.generation, generation);
   }
 }

@@ -10,12 +10,15 @@ struct alignas(64) Barrier {
   int32_t aborted;  // set from outside when a rank has died: everyone waiting leaves
 };
 
-// Waits until `ranks` ranks have arrived. Looks `spins` times before sleeping. Traps when the barrier was aborted.
+// Waits until `ranks` ranks have arrived. Looks `spins` times before sleeping. Leaves the step when the barrier was aborted.
 void barrier_wait(Barrier& barrier, uint32_t ranks, uint32_t spins);
 
 // The door's word on sleeping: wasm waits on the memory, natively a futex. Returns when *word may no longer equal
 // `expected`, or after a second at the latest.
 void wait_while_equal(int32_t* word, int32_t expected);
 void wake_all(int32_t* word);
+
+// Ends this rank's part of an aborted step without returning: wasm traps, natively the rank's thread goes back to waiting.
+[[noreturn]] void leave_step();
 
 }  // namespace perigee

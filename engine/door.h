@@ -1,4 +1,4 @@
-// What a door (wasm/, native/) must supply to the core. The two sleeping functions stand in barrier.h.
+// What a door (wasm/, native/) must supply to the core. Sleeping and leaving a step stand in barrier.h.
 #pragma once
 #include "job.h"
 

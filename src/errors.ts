@@ -32,7 +32,7 @@ export const catalogue = {
     500,
     2,
     (d) =>
-      `A context of ${d.context} tokens needs ${(d.bytes / 1e9).toFixed(1)} GB of working memory, and WebAssembly gives at most ${(d.most / 1e9).toFixed(1)} GB. Ask for less with --context.`,
+      `A context of ${d.context} tokens needs ${(d.bytes / 1e9).toFixed(1)} GB of working memory, and this backend has at most ${(d.most / 1e9).toFixed(1)} GB. Ask for less with --context.`,
   ),
   MATRIX_TOO_LARGE: entry<{ bytes: number; most: number }>(
     500,

@@ -1,37 +1,5 @@
 /** What the runtime tells a rank to load and where the two meet; plain data, memories and one compiled module. */
-import type { GgmlTypeName } from '../src/gguf/types.ts';
-import type { SyntheticRecipe } from '../src/model/synthetic-blocks.ts';
-
-/** Bytes to bring into a shard: as they are in the file, or made. */
-export type Piece =
-  | {
-      readonly kind: 'file';
-      readonly file: number;
-      readonly offset: number;
-      readonly bytes: number;
-      readonly address: number;
-    }
-  /**
-   * The key half of one head of an old-style kv_b matrix: `rows` rows of `columns` values of `type`, which become the
-   * float32 matrix [columns][rows] that the absorbed query needs.
-   */
-  | {
-      readonly kind: 'transposed';
-      readonly file: number;
-      readonly offset: number;
-      readonly type: GgmlTypeName;
-      readonly rows: number;
-      readonly columns: number;
-      readonly address: number;
-    }
-  /** Random blocks of a synthetic model: `bytes` bytes from byte `offset` of the tensor. */
-  | {
-      readonly kind: 'synthetic';
-      readonly recipe: SyntheticRecipe;
-      readonly offset: number;
-      readonly bytes: number;
-      readonly address: number;
-    };
+import type { Piece } from '../src/runtime/pieces.ts';
 
 /** One weight memory. Addresses count from its first byte, which the module's own data and stack occupy. */
 export interface Shard {

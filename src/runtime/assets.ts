@@ -15,5 +15,8 @@ export function coreFile(build: 'simd128' | 'relaxed'): string {
   return at(`build/core-${build}.wasm`, `./core-${build}.wasm`);
 }
 
+/** The native addon; absent where it was built without a C++ compiler. */
+export const addonFile = at('build/native/perigee.node', './perigee.node');
+
 /** The model that travels with Perigee. */
 export const nanoFile = at('models/nano.gguf', '../models/nano.gguf');

@@ -2,6 +2,7 @@
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { modelTensors } from '../model/tensors.ts';
+import { startNative } from './native-runtime.ts';
 import { memoryLimit, type Recipes } from './place.ts';
 import { type LoadProgress, pageTokens, type Runtime } from './runtime.ts';
 import { startWasm } from './wasm-runtime.ts';
@@ -46,13 +47,11 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
   const context = Math.min(options.contextTokens ?? Math.min(config.context, defaultContext), config.context);
   const batchTokens = Math.min(options.batchTokens ?? defaultBatchTokens, context);
   const batchOutputs = Math.max(1, Math.min(batchTokens, Math.floor(logitsBytes / 4 / config.vocabulary)));
-  return startWasm({
+  const model = {
     config,
     tensors: modelTensors(gguf, config),
     files: options.recipes ? [] : gguf.files.map(({ path }) => path),
     recipes: options.recipes ?? null,
-    // Every table but "relaxed" is in the build that runs everywhere.
-    build: (options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128',
     isa: options.isa ?? null,
     threads: options.threads,
     exact: options.exact ?? false,
@@ -64,7 +63,13 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
       pages: Math.ceil((options.cacheTokens ?? context) / pageTokens),
       context,
     },
-    shardBytes: options.shardBytes ?? memoryLimit,
     onProgress: options.onProgress ?? (() => {}),
+  };
+  if (options.backend === 'native') return startNative({ ...model, cpus: options.cpus ?? [] });
+  return startWasm({
+    ...model,
+    // Every table but "relaxed" is in the build that runs everywhere.
+    build: (options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128',
+    shardBytes: options.shardBytes ?? memoryLimit,
   });
 }

@@ -1,12 +1,13 @@
 /** From a placement to what the ranks load: shards with their pieces, and the addresses of every matrix. */
 
-import { jobBytes, type Piece, type Shard } from '../../wasm/rank-task.ts';
+import { jobBytes, type Shard } from '../../wasm/rank-task.ts';
 import { alignUp } from '../gguf/sizes.ts';
 import type { GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { type Binding, type Placed, planRank } from '../model/plan.ts';
 import type { SyntheticRecipe } from '../model/synthetic-blocks.ts';
 import type { ModelTensors } from '../model/tensors.ts';
+import type { Piece } from './pieces.ts';
 
 /** How to make each tensor of a synthetic model; null: the bytes are in files. */
 export type Recipes = ReadonlyMap<string, SyntheticRecipe> | null;
@@ -48,7 +49,9 @@ export function placeShards(
     const pieces: Piece[][] = plan.shardBytes.map(() => []);
     for (const binding of plan.bindings) {
       if (binding.slot === 'output' && !tensors.output) continue; // the embedding's bytes, placed already
-      for (const placed of binding.matrices) addPiece(pieces[placed.shard] as Piece[], placed, recipes);
+      for (const placed of binding.matrices) {
+        if (placed.bytes > 0) addPiece(pieces[placed.shard] as Piece[], pieceOf(placed, recipes));
+      }
     }
     const shards = plan.shardBytes.map((memoryBytes, index) => ({
       memoryBytes,
@@ -61,31 +64,30 @@ export function placeShards(
   });
 }
 
-/** Appends the bytes of one matrix, joined to the last piece where both file and memory go on without a gap. */
-function addPiece(pieces: Piece[], placed: Placed, recipes: Recipes): void {
+/** How the bytes of one matrix come to their address. */
+export function pieceOf(placed: Placed, recipes: Recipes): Piece {
   const { tensor, address, bytes, transposed } = placed;
-  if (bytes === 0) return;
   const offset = tensor.offset + placed.offset;
-  const last = pieces.at(-1);
   const recipe = recipes?.get(tensor.name);
-  if (transposed) {
-    pieces.push({ kind: 'transposed', file: tensor.file, offset, type: tensor.type, ...transposed, address });
-    return;
-  }
-  if (recipe) {
-    pieces.push({ kind: 'synthetic', recipe, offset: placed.offset, bytes, address });
-    return;
-  }
+  if (transposed) return { kind: 'transposed', file: tensor.file, offset, type: tensor.type, ...transposed, address };
+  if (recipe) return { kind: 'synthetic', recipe, offset: placed.offset, bytes, address };
+  return { kind: 'file', file: tensor.file, offset, bytes, address };
+}
+
+/** Appends a piece, joined to the last one where both file and memory go on without a gap. */
+function addPiece(pieces: Piece[], piece: Piece): void {
+  const last = pieces.at(-1);
   if (
     last?.kind === 'file' &&
-    last.file === tensor.file &&
-    last.offset + last.bytes === offset &&
-    last.address + last.bytes === address
+    piece.kind === 'file' &&
+    last.file === piece.file &&
+    last.offset + last.bytes === piece.offset &&
+    last.address + last.bytes === piece.address
   ) {
-    pieces[pieces.length - 1] = { ...last, bytes: last.bytes + bytes };
+    pieces[pieces.length - 1] = { ...last, bytes: last.bytes + piece.bytes };
     return;
   }
-  pieces.push({ kind: 'file', file: tensor.file, offset, bytes, address });
+  pieces.push(piece);
 }
 
 function allTensors(tensors: ModelTensors): GgufTensor[] {

@@ -1,6 +1,6 @@
 /**
  * The seam between policy and arithmetic: a loaded model that can run one step over a batch of tokens. One implementation per
- * backend (wasm here; native and cuda later); everything above this line is the same for all.
+ * backend (wasm and native; cuda later); everything above this line is the same for all.
  */
 import type { ModelConfig } from '../model/config.ts';
 import type { TapName } from './taps.ts';
@@ -31,6 +31,20 @@ export interface RuntimeLimits {
   readonly pages: number;
   /** Most positions one sequence may have. */
   readonly context: number;
+}
+
+/** Refuses a step that has more of something than the runtime has room for. */
+export function checkStepSize(batch: StepBatch, limits: RuntimeLimits): void {
+  const { batchTokens, batchOutputs, batchSequences } = limits;
+  if (
+    batch.tokens.length > batchTokens ||
+    batch.outputs.length > batchOutputs ||
+    batch.pageTables.length > batchSequences
+  ) {
+    throw new RangeError(
+      `the step was refused: more than ${batchTokens} tokens, ${batchOutputs} outputs or ${batchSequences} sequences`,
+    );
+  }
 }
 
 export interface StageTime {

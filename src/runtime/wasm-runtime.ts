@@ -10,10 +10,11 @@ import { alignUp } from '../gguf/sizes.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { ModelTensors } from '../model/tensors.ts';
 import { coreFile, entryFile } from './assets.ts';
-import { bindRanks, fillVectors } from './bind.ts';
+import { bindRanks, fillVectors, vectorsInto } from './bind.ts';
 import { type EngineLimits, stages, statuses, stepFields, stepWords, writeConfig } from './layout.ts';
 import { activeBytes, placeShards, type Recipes, weightBytes } from './place.ts';
 import {
+  checkStepSize,
   type LoadProgress,
   pageTokens,
   type Runtime,
@@ -144,7 +145,7 @@ class WasmRuntime implements Runtime {
   async load(options: WasmOptions): Promise<void> {
     const bytesTotal = this.weightBytes;
     this.#failure = this.#startRanks();
-    await fillVectors(this.#core, this.#memory, this.#engine, options, this.#scratch);
+    await fillVectors(options, vectorsInto(this.#core, this.#memory, this.#engine, this.#scratch));
     const timer = setInterval(
       () => options.onProgress({ bytesRead: this.#bytesLoaded(), bytesTotal }),
       progressMilliseconds,
@@ -322,16 +323,7 @@ function stepViews(
   return {
     logits: new Float32Array(memory.buffer, at(stepFields.logits), limits.batchOutputs * config.vocabulary),
     write(batch) {
-      const { batchTokens, batchOutputs, batchSequences } = limits;
-      if (
-        batch.tokens.length > batchTokens ||
-        batch.outputs.length > batchOutputs ||
-        batch.pageTables.length > batchSequences
-      ) {
-        throw new RangeError(
-          `the step was refused: more than ${batchTokens} tokens, ${batchOutputs} outputs or ${batchSequences} sequences`,
-        );
-      }
+      checkStepSize(batch, limits);
       tokens.set(batch.tokens);
       positions.set(batch.positions);
       sequences.set(batch.sequences);

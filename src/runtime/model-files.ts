@@ -1,6 +1,6 @@
 /** The model's files while weights are read: every range in full, or a typed error that names the file. */
 import { type FileHandle, open } from 'node:fs/promises';
-import { perigeeError } from '../src/errors.ts';
+import { perigeeError } from '../errors.ts';
 
 export interface OpenFile {
   readonly path: string;

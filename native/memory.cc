@@ -1,0 +1,131 @@
+#include "memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <mutex>
+
+// Linux 5.14; older headers lack the names and older kernels answer EINVAL.
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace perigee {
+
+namespace {
+
+// Initial-exec: the handler must not make the loader allocate this thread's copy.
+struct Guarded {
+  MappedFile* const* files;
+  size_t count;
+};
+__attribute__((tls_model("initial-exec"))) thread_local Guarded guarded = {nullptr, 0};
+
+struct sigaction previous;
+
+uintptr_t page_bytes() {
+  static const uintptr_t bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+// Someone else's signal: what would have happened without us.
+void pass_on(int signal, siginfo_t* info, void* context) {
+  if (previous.sa_flags & SA_SIGINFO) return previous.sa_sigaction(signal, info, context);
+  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) return previous.sa_handler(signal);
+  sigaction(SIGBUS, &previous, nullptr);
+  if (info->si_code <= 0) raise(signal);  // sent, not caused: returning would not cause it again
+}
+
+void on_bus_error(int signal, siginfo_t* info, void* context) {
+  const auto* address = static_cast<const uint8_t*>(info->si_addr);
+  for (size_t i = 0; info->si_code > 0 && i < guarded.count; i++) {
+    MappedFile& file = *guarded.files[i];
+    if (address < file.base() || address >= file.base() + file.bytes()) continue;
+    const int saved = errno;
+    file.lose(address);
+    errno = saved;
+    return;
+  }
+  pass_on(signal, info, context);
+}
+
+void install_handler() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    page_bytes();
+    struct sigaction action = {};
+    action.sa_sigaction = on_bus_error;
+    action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &previous);
+  });
+}
+
+}  // namespace
+
+Area::~Area() {
+  if (base_) munmap(base_, bytes_);
+}
+
+bool Area::allocate(uint64_t bytes) {
+  if (bytes == 0) return true;
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return false;
+  base_ = static_cast<uint8_t*>(at);
+  bytes_ = bytes;
+  return true;
+}
+
+MappedFile::~MappedFile() {
+  if (base_) munmap(const_cast<uint8_t*>(base_), bytes_);
+}
+
+int MappedFile::map(const char* path) {
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return errno;
+  struct stat found;
+  int error = fstat(file, &found) == 0 ? 0 : errno;
+  if (error == 0 && found.st_size == 0) error = ENODATA;
+  if (error == 0) {
+    void* at = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED, file, 0);
+    if (at == MAP_FAILED) {
+      error = errno;
+    } else {
+      base_ = static_cast<const uint8_t*>(at);
+      bytes_ = static_cast<uint64_t>(found.st_size);
+    }
+  }
+  close(file);
+  return error;
+}
+
+void MappedFile::lose(const uint8_t* address) {
+  const uintptr_t offset = static_cast<uintptr_t>(address - base_) & ~(page_bytes() - 1);
+  uint64_t seen = lost_at.load();
+  while (offset < seen && !lost_at.compare_exchange_weak(seen, offset)) {}
+  // What lies behind a missing page is missing as well.
+  mmap(const_cast<uint8_t*>(base_) + offset, bytes_ - offset, PROT_READ,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+void guard_files(MappedFile* const* files, size_t count) {
+  install_handler();
+  guarded = {files, count};
+}
+
+void populate(const uint8_t* address, uint64_t bytes, bool write) {
+  const uintptr_t page = page_bytes();
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(address) & ~(page - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(address) + bytes + page - 1) & ~(page - 1);
+  if (madvise(reinterpret_cast<void*>(begin), end - begin, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0)
+    return;
+  // An old kernel, or a page that cannot be had: touching asks for each, and the guard answers for those that are gone.
+  if (write) return;
+  for (uintptr_t at = begin; at < end; at += page) (void)*reinterpret_cast<const volatile uint8_t*>(at);
+}
+
+}  // namespace perigee

@@ -1,0 +1,61 @@
+// Memory the ranks compute on: anonymous areas, and the model's files mapped read-only.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <atomic>
+
+namespace perigee {
+
+// Anonymous zeroed memory; costs RAM only where touched.
+class Area {
+ public:
+  Area() = default;
+  Area(const Area&) = delete;
+  Area& operator=(const Area&) = delete;
+  ~Area();
+
+  // False when the address space or the commit limit has no room. Zero bytes are an empty area.
+  bool allocate(uint64_t bytes);
+
+  uint8_t* base() const { return base_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* base_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// A whole file, mapped shared and read-only. It may shrink at any time: see guard_files.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  // 0, or the errno of what failed. Bytes are those the file has now.
+  int map(const char* path);
+
+  const uint8_t* base() const { return base_; }
+  uint64_t bytes() const { return bytes_; }
+
+  // The first byte that was found missing when it was read; kWhole while none was.
+  static constexpr uint64_t kWhole = ~uint64_t{0};
+  std::atomic<uint64_t> lost_at{kWhole};
+
+  // Puts zeros in place of everything from the page of `address` on. Called by the signal handler.
+  void lose(const uint8_t* address);
+
+ private:
+  const uint8_t* base_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// Declares which files the calling thread reads. A page of them that can no longer be read (the file shrank, the disk
+// failed) then reads as zeros and is recorded in lost_at, instead of ending the process by SIGBUS. Null: none.
+void guard_files(MappedFile* const* files, size_t count);
+
+// Brings `bytes` at `address` into memory, mapped for this process: for writing (anonymous memory) or for reading.
+void populate(const uint8_t* address, uint64_t bytes, bool write);
+
+}  // namespace perigee
