@@ -12,8 +12,7 @@ const Kernels* const kTables[] = {
     &kSimd128Kernels,
 #endif
 #ifdef __x86_64__
-    &kAvx512Kernels,
-    &kAvx2Kernels,
+    &kAmxKernels,     &kAvx512Kernels, &kAvx2Kernels,
 #endif
     &kScalarKernels,
 };
