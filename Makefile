@@ -130,12 +130,26 @@ build/native/kernel-check-emulated: $(KERNEL_CHECK) \
 -include $(wildcard build/native/emulated/*/*/*.d build/native/test/bench/*.d)
 -include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
+# --- test-only: a core with one wrong kernel, which `perigee conform` must find -----------------------------------------
+BROKEN := build/test/core-broken.wasm
+
+build/test/core-broken.wasm: $(filter-out %/select.o,$(SIMD128)) build/simd128/test/conform/broken_kernels.o
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(EMCC) $(LDFLAGS) $^ -o $@
+
+-include build/simd128/test/conform/broken_kernels.d
+
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------
 build: dist/perigee.js
 
-dist/perigee.js: $(WASM) $(shell find src wasm -name '*.ts') scripts/bundle.ts package.json | $(NODE_MODULES)
+# Without a C++ compiler the package runs by WebAssembly alone.
+ADDON := $(if $(shell command -v $(NATIVE_CXX)),build/native/perigee.node)
+
+dist/perigee.js: $(WASM) $(ADDON) $(shell find src wasm -name '*.ts') scripts/bundle.ts package.json | $(NODE_MODULES)
 	@echo "  dist/"
 	@node scripts/bundle.ts
+	$(if $(ADDON),,@echo "  no C++ compiler ($(NATIVE_CXX)): built without the native addon, WebAssembly runs instead")
 
 # --- what people ask for ------------------------------------------------------------------------------------------------
 demo: build
@@ -144,13 +158,14 @@ demo: build
 serve: build
 	@node dist/perigee.js serve $(ARGS)
 
-test: build lint
+test: build lint $(if $(ADDON),native) $(BROKEN)
 	vitest run $(ARGS)
 
 bench: build
 	@node test/bench/run.ts $(ARGS)
 
-CLANG_FORMATTED = $(wildcard $(foreach folder,engine engine/*,$(folder)/*.h $(folder)/*.cc) wasm/*.cc native/*.h native/*.cc)
+CLANG_FORMATTED = $(wildcard $(foreach folder,engine engine/*,$(folder)/*.h $(folder)/*.cc) wasm/*.cc native/*.h native/*.cc \
+  test/*/*.cc)
 
 lint: | $(NODE_MODULES)
 	biome check --error-on-warnings

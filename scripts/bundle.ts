@@ -1,7 +1,9 @@
 /**
  * Bundles src/ and wasm/ into dist/: the command, the demonstration, and every module that the code starts as a worker or
- * process, which it names by entryFile('PATH'). The .wasm files lie beside them; npm packages stay outside.
+ * process, which it names by entryFile('PATH'). The .wasm files and the native addon, where one was built, lie beside them;
+ * npm packages stay outside.
  */
+import { existsSync } from 'node:fs';
 import { copyFile, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -49,3 +51,5 @@ await build({
 for (const core of ['core-simd128.wasm', 'core-relaxed.wasm']) {
   await copyFile(join(root, 'build', core), join(root, 'dist', core));
 }
+const addon = join(root, 'build/native/perigee.node');
+if (existsSync(addon)) await copyFile(addon, join(root, 'dist/perigee.node'));

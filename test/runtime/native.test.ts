@@ -15,4 +15,3 @@ if (support.available) {
 } else {
   it.skip(`native: ${support.why}`, () => {});
 }
-
