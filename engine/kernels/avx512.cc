@@ -4,7 +4,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include "simd_x86.h"
+#include "simd_avx512.h"
 
 #include "generic.inl"
 
@@ -13,20 +13,10 @@ namespace {
 
 #include "avx512_formats.inl"
 #include "avx512_gemv.inl"
+#include "avx512_panel.inl"
 
 template <typename Format>
 void wide_matmul(const MatmulArgs& a) {
-  if (a.n > 8) {
-    MatmulArgs part = a;
-    for (uint32_t t = 0; t < a.n; t += 8) {
-      part.n = a.n - t < 8 ? a.n - t : 8;
-      part.x = a.x_rows ? a.x : a.x + t * a.x_stride;
-      part.x_rows = a.x_rows ? a.x_rows + t : nullptr;
-      part.y = a.y + t * a.y_stride;
-      wide_matmul<Format>(part);
-    }
-    return;
-  }
   switch (a.n) {
     case 0:
       return;
@@ -44,8 +34,10 @@ void wide_matmul(const MatmulArgs& a) {
       return wide_gemv<Format, 6>(a);
     case 7:
       return wide_gemv<Format, 7>(a);
-    default:
+    case 8:
       return wide_gemv<Format, 8>(a);
+    default:
+      return wide_panels<Format>(a);
   }
 }
 

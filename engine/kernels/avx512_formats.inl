@@ -172,8 +172,8 @@ PERIGEE_INLINE W with_fifths(W v, const uint8_t a[4], const uint8_t b[4]) {
 template <typename BlockType, int kOff, bool kMin>
 struct WideBlocks {
   using Block = BlockType;
-  static constexpr bool kSuper = false, kHasMin = kMin;
-  static constexpr int kOffset = kOff;
+  static constexpr bool kSuper = false, kHasMin = kMin, kSigned = false;
+  static constexpr int kOffset = kOff, kSub = 32;
 };
 
 struct WideQ4_0 : WideBlocks<BlockQ4_0, 8, false> {
