@@ -57,7 +57,15 @@ async function run(argument: string | undefined, options: ConformOptions): Promi
   const tokens = await promptTokens(options, tokenizer);
   checkPrompts([tokens], model.config.vocabulary, model.config.context);
   const contestants = names.map((name) => contestant(name, model, { ...options, context: tokens.length }));
-  const result = await conform(contestants, tokens);
+  await conclude(await conform(contestants, tokens), tokenizer, options);
+}
+
+/** Says what was found in every form asked for; a backend outside its band makes the process exit with 1. */
+export async function conclude(
+  result: ConformResult,
+  tokenizer: Tokenizer,
+  options: Pick<ConformOptions, 'report' | 'json'>,
+): Promise<void> {
   if (options.report !== undefined) await writeReport(options.report, result, tokenizer);
   if (options.json) printJson(jsonOf(result));
   else printResult(result);

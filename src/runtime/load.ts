@@ -2,6 +2,7 @@
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { modelTensors } from '../model/tensors.ts';
+import { coreFile } from './assets.ts';
 import { startNative } from './native-runtime.ts';
 import { memoryLimit, type Recipes } from './place.ts';
 import { type LoadProgress, pageTokens, type Runtime } from './runtime.ts';
@@ -30,6 +31,8 @@ export interface LoadOptions {
   readonly batchTokens?: number;
   /** Keep the activations between stages of the last step, for Runtime.tap; costs memory and a little time. */
   readonly taps?: boolean;
+  /** WASM: path of the compiled core, for tests that bring a broken one; default: the build that has the table. */
+  readonly core?: string;
   /** Most bytes of one weight memory; default, and at most, what WebAssembly allows. */
   readonly shardBytes?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -69,7 +72,7 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
   return startWasm({
     ...model,
     // Every table but "relaxed" is in the build that runs everywhere.
-    build: (options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128',
+    core: options.core ?? coreFile((options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128'),
     shardBytes: options.shardBytes ?? memoryLimit,
   });
 }

@@ -9,7 +9,7 @@ import { PerigeeError, perigeeError } from '../errors.ts';
 import { alignUp } from '../gguf/sizes.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { ModelTensors } from '../model/tensors.ts';
-import { coreFile, entryFile } from './assets.ts';
+import { entryFile } from './assets.ts';
 import { bindRanks, fillVectors, vectorsInto } from './bind.ts';
 import { type EngineLimits, stages, statuses, stepFields, stepWords, writeConfig } from './layout.ts';
 import { activeBytes, placeShards, type Recipes, weightBytes } from './place.ts';
@@ -30,7 +30,8 @@ export interface WasmOptions {
   /** Paths of the model's files, as GgufTensor.file counts them. */
   readonly files: readonly string[];
   readonly recipes: Recipes;
-  readonly build: 'simd128' | 'relaxed';
+  /** Path of the compiled core. */
+  readonly core: string;
   /** Kernel table by name; null: the build's fastest. */
   readonly isa: string | null;
   readonly threads: number;
@@ -48,7 +49,7 @@ const progressMilliseconds = 100;
 
 /** Loads the model and starts the ranks. */
 export async function startWasm(options: WasmOptions): Promise<Runtime> {
-  const module = await WebAssembly.compile(await readFile(coreFile(options.build)));
+  const module = await WebAssembly.compile(await readFile(options.core));
   const runtime = new WasmRuntime(module, options);
   try {
     await runtime.load(options);
