@@ -8,6 +8,7 @@ import { modelConfig } from '../model/gguf.ts';
 import type { SyntheticModel } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
 import { defaultBatchTokens, defaultContext, loadRuntime } from '../runtime/load.ts';
+import { nativeSupport } from '../runtime/native-addon.ts';
 import type { LoadProgress, Runtime } from '../runtime/runtime.ts';
 import { detectMachine, type Machine } from '../select/machine.ts';
 import { type Plan, selectBackend } from '../select/select.ts';
@@ -62,7 +63,12 @@ export function memoryFor({ gguf, config }: OpenedModel, options: SizeOptions): 
 
 /** The machine, with what the native addon says about it. */
 export function thisMachine(): Machine {
-  return detectMachine({ available: false, why: 'this build has no native addon' });
+  return detectMachine(nativeSupport());
+}
+
+/** The same for loading a model; the addon is left alone where WebAssembly is asked for. */
+function machineFor(backend: string): Machine {
+  return backend === 'wasm' ? detectMachine({ available: false, why: 'it was not looked for' }) : thisMachine();
 }
 
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
@@ -73,7 +79,7 @@ export async function loadModel(
 ): Promise<LoadedModel> {
   assertFits(memoryFor(model, options));
   const { gguf, config } = model;
-  const plan = selectBackend(thisMachine(), options);
+  const plan = selectBackend(machineFor(options.backend), options);
   const runtime = await loadRuntime({
     gguf,
     config,

@@ -4,9 +4,9 @@ import { availableMemory } from './available-memory.ts';
 import { readTopology } from './topology.ts';
 import { type WasmFeatures, wasmFeatures } from './wasm-features.ts';
 
-/** The native addon's answer: the kernel tables this CPU runs, fastest first, or why there are none. */
+/** The native addon's answer: its kernel tables that pass the self-check here, fastest first, and why the others do not. */
 export type NativeSupport =
-  | { readonly available: true; readonly isas: readonly string[] }
+  | { readonly available: true; readonly isas: readonly string[]; readonly refused: Readonly<Record<string, string>> }
   | { readonly available: false; readonly why: string };
 
 export interface Machine {

@@ -25,7 +25,7 @@ const wasmIsas = ['relaxed', 'simd128', 'scalar'] as const;
 /** Every name that --isa takes. */
 export const isaNames: readonly string[] = [...new Set([...Object.keys(nativeNeeds), ...wasmIsas])];
 
-/** Fastest first. */
+/** Of each backend, fastest first. */
 export function kernelTables(machine: Machine): readonly KernelTable[] {
   const native = Object.entries(nativeNeeds).map(([isa, need]) => ({
     backend: 'native' as const,
@@ -41,7 +41,8 @@ function nativeLacks({ native, platform }: Machine, isa: string, need: string): 
   if (native.isas.includes(isa)) return null;
   if (isa === 'neon' && platform.endsWith('x64')) return 'it is for arm64';
   if (x64Only.includes(isa) && platform.endsWith('arm64')) return 'it is for x64';
-  return `it needs ${need}, which this CPU or this build of the addon lacks`;
+  const refusal = native.refused[isa];
+  return refusal === undefined ? 'this build of the addon does not have it' : `${refusal} (kernels for ${need})`;
 }
 
 function wasmLacks({ wasm, node }: Machine, isa: (typeof wasmIsas)[number]): string | null {

@@ -2,7 +2,10 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { nativeSupport } from '../../src/runtime/native-addon.ts';
 import { perigee } from './run-command.ts';
+
+const native = nativeSupport();
 
 let folder: string;
 beforeAll(async () => {
@@ -95,17 +98,38 @@ describe('--json', () => {
     expect(JSON.parse(stdout)).toBeTypeOf('object');
   });
 
-  it('has the keys of bench that scripts rely on', async () => {
-    const { code, stdout } = await perigee(['bench', '--shape', 'tiny', '--prefill', '8', '--decode', '2', '--json']);
+  it.for(['wasm', 'native'])('has the keys of bench that scripts rely on, with %s', async (backend, { skip }) => {
+    if (backend === 'native' && !native.available) skip(native.why);
+    const sizes = ['--shape', 'tiny', '--prefill', '8', '--decode', '2'];
+    const { code, stdout } = await perigee(['bench', ...sizes, '--backend', backend, '--json']);
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
-      backend: 'wasm',
+      backend,
       isa: expect.any(String),
       threads: expect.any(Number),
       prefill: { tokens: 8, tokens_per_second: expect.any(Number) },
       decode: { tokens: 2, tokens_per_second: expect.any(Number), weight_gb_per_second: expect.any(Number) },
       machine: { read_gb_per_second: expect.any(Number), int8_gops: expect.any(Number) },
     });
+  });
+});
+
+describe('doctor', () => {
+  it('lists the kernels of both backends, what each lacks, and the choice', async () => {
+    const { stdout } = await perigee(['doctor', '--json']);
+    const { kernels, plan } = JSON.parse(stdout);
+    const of = (backend: string) =>
+      kernels.filter((each: { backend: string }) => each.backend === backend).map((each: { isa: string }) => each.isa);
+    expect(of('native')).toEqual(['amx', 'avx512', 'avx2', 'neon', 'scalar']);
+    expect(of('wasm')).toEqual(['relaxed', 'simd128', 'scalar']);
+    const chosen = kernels.find(
+      (each: { backend: string; isa: string }) => each.backend === plan.backend && each.isa === plan.isa,
+    );
+    expect(chosen.lacking).toBeNull();
+    expect(plan.backend).toBe(native.available && native.isas[0] !== 'scalar' ? 'native' : 'wasm');
+    const text = (await perigee(['doctor'])).stdout;
+    for (const reason of plan.reasons) expect(text).toContain(reason);
+    expect(text).toMatch(/^wasm +relaxed +ready$/m);
   });
 });
 
@@ -138,6 +162,15 @@ describe('score', () => {
     const { vocabulary, tokens } = JSON.parse(one.stdout);
     expect(one.logits.length).toBe(4 * tokens * vocabulary);
     expect((await score([1, 2, 3, 4, 5], ['--threads', '3'])).logits.equals(one.logits)).toBe(true);
+  });
+
+  it('writes the same on either backend', async ({ skip }) => {
+    if (!native.available) skip(native.why);
+    const wasm = await score([1, 2, 3, 4, 5], ['--backend', 'wasm']);
+    const same = await score([1, 2, 3, 4, 5], ['--backend', 'native']);
+    expect(JSON.parse(wasm.stdout).backend).toBe('wasm');
+    expect(JSON.parse(same.stdout).backend).toBe('native');
+    expect(same.logits.equals(wasm.logits)).toBe(true);
   });
 
   it('runs each of several prompts alone', async () => {

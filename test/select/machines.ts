@@ -1,6 +1,7 @@
 /** Machines as detectMachine() recorded them, or would have. */
 import type { Machine } from '../../src/select/machine.ts';
 
+const noInstructions = 'this CPU lacks its instructions';
 const range = (count: number) => Array.from({ length: count }, (_, index) => index);
 
 /** A virtual machine with two cores of a Zen 5 EPYC, no hyperthreads shown. */
@@ -14,7 +15,7 @@ export const zen5: Machine = {
   memoryTotal: 25e9,
   memoryAvailable: 24e9,
   wasm: { simd: true, relaxedSimd: true },
-  native: { available: true, isas: ['avx512', 'avx2', 'scalar'] },
+  native: { available: true, isas: ['avx512', 'avx2', 'scalar'], refused: { amx: noInstructions } },
 };
 
 /** Sixteen cores of a Sapphire Rapids with AMX; CPU n and CPU n + 16 share a core. */
@@ -26,7 +27,7 @@ export const sapphireRapids: Machine = {
   cpus: range(16).map((core) => [core, core + 16]),
   memoryTotal: 1e12,
   memoryAvailable: 9.5e11,
-  native: { available: true, isas: ['amx', 'avx512', 'avx2', 'scalar'] },
+  native: { available: true, isas: ['amx', 'avx512', 'avx2', 'scalar'], refused: {} },
 };
 
 export const graviton: Machine = {
@@ -36,7 +37,7 @@ export const graviton: Machine = {
   cores: 8,
   physicalCores: 8,
   cpus: range(8).map((core) => [core]),
-  native: { available: true, isas: ['neon', 'scalar'] },
+  native: { available: true, isas: ['neon', 'scalar'], refused: {} },
 };
 
 /** Two cores with hyperthreads, next to each other as older firmware counts them. */
@@ -50,7 +51,7 @@ export const oldLaptop: Machine = {
     [2, 3],
   ],
   wasm: { simd: true, relaxedSimd: false },
-  native: { available: true, isas: ['avx2', 'scalar'] },
+  native: { available: true, isas: ['avx2', 'scalar'], refused: { amx: noInstructions, avx512: noInstructions } },
 };
 
 export const withoutAddon: Machine = {
@@ -58,9 +59,18 @@ export const withoutAddon: Machine = {
   native: { available: false, why: 'there is no native addon beside the code' },
 };
 
+/** The addon loads, but no vector kernels of it compute the specification's bits. */
 export const selfCheckFailed: Machine = {
   ...zen5,
-  native: { available: false, why: 'the addon failed its self-check: avx512 and scalar differ in matmul q4_k' },
+  native: {
+    available: true,
+    isas: ['scalar'],
+    refused: {
+      amx: noInstructions,
+      avx512: "its Q4_K products differ from the scalar table's",
+      avx2: "its Q4_K products differ from the scalar table's",
+    },
+  },
 };
 
 /** A container that a quota holds to 2 of the 64 CPUs it sees. */

@@ -30,12 +30,18 @@ describe('where nothing is asked for', () => {
   });
 
   it.each([
-    ['without the addon', withoutAddon],
-    ['whose addon failed its self-check', selfCheckFailed],
-  ])('a machine %s runs WebAssembly and says why', (_, machine) => {
+    ['without the addon', withoutAddon, 'there is no native addon beside the code'],
+    ['whose addon failed its self-check', selfCheckFailed, 'only its scalar kernels run here'],
+  ])('a machine %s runs WebAssembly and says why', (_, machine, why) => {
     expect(selectBackend(machine)).toMatchObject({ backend: 'wasm', isa: 'relaxed', threads: 2, cpus: null });
-    const why = machine.native.available ? '' : machine.native.why;
     expect(linesFor('native', machine)).toEqual([`native: rejected, ${why}`]);
+  });
+
+  it('kernels that failed the self-check are passed over for the next', () => {
+    const refused = { avx512: "its Q4_K products differ from the scalar table's" };
+    const machine: Machine = { ...zen5, native: { available: true, isas: ['avx2', 'scalar'], refused } };
+    expect(selectBackend(machine)).toMatchObject({ backend: 'native', isa: 'avx2' });
+    expect(linesFor('avx512', machine)[0]).toContain("differ from the scalar table's");
   });
 
   it('a quota counts, and nobody is pinned to CPUs that others share', () => {
@@ -57,7 +63,7 @@ describe('where nothing is asked for', () => {
     ] as const) {
       for (const name of names) expect(linesFor(name, machine)).toEqual([expect.stringContaining(': rejected, ')]);
     }
-    expect(linesFor('amx', zen5)[0]).toContain('needs AMX tiles');
+    expect(linesFor('amx', zen5)[0]).toContain('lacks its instructions (kernels for AMX tiles');
     expect(linesFor('neon', zen5)[0]).toContain('it is for arm64');
     expect(linesFor('avx2', graviton)[0]).toContain('it is for x64');
   });
@@ -116,14 +122,15 @@ describe('--backend', () => {
     );
   });
 
-  it.each([withoutAddon, selfCheckFailed])(
-    'refuses native where it cannot run, and falls back to nothing',
-    (machine) => {
-      expect(() => selectBackend(machine, { backend: 'native', isa: 'avx2' })).toThrow(
-        expect.objectContaining({ code: 'BACKEND_UNAVAILABLE', message: expect.stringContaining('addon') }),
-      );
-    },
-  );
+  it('refuses native where it cannot run, and falls back to nothing', () => {
+    expect(() => selectBackend(withoutAddon, { backend: 'native', isa: 'avx2' })).toThrow(
+      expect.objectContaining({ code: 'BACKEND_UNAVAILABLE', message: expect.stringContaining('no native addon') }),
+    );
+    expect(() => selectBackend(selfCheckFailed, { backend: 'native', isa: 'avx2' })).toThrow(
+      expect.objectContaining({ code: 'ISA_UNAVAILABLE', message: expect.stringContaining('differ') }),
+    );
+    expect(selectBackend(selfCheckFailed, { backend: 'native' })).toMatchObject({ backend: 'native', isa: 'scalar' });
+  });
 
   it('refuses a machine without SIMD where there is no addon either', () => {
     expect(() => selectBackend(withoutSimd)).toThrow(expect.objectContaining({ code: 'BACKEND_UNAVAILABLE' }));
