@@ -3,7 +3,7 @@
 #   make demo     set up, build, and hear Nano talk and call a tool
 #   make serve    the HTTP server on http://127.0.0.1:8000 (ARGS="--port 9000 model.gguf")
 #   make test     set up, build, lint, all tests
-#   make bench    kernel and end-to-end speed beside the machine's limits
+#   make bench    kernel and end-to-end speed beside the machine's limits; bench-peers: beside other engines
 #   make build | wasm | native | setup | lint | format | clean
 
 SYSTEM_PATH := $(PATH)
@@ -14,8 +14,9 @@ MAKEFLAGS += --jobs=$(shell nproc) --no-builtin-rules
 
 EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
+PEERS := test/bench/peers
 
-.PHONY: demo serve test bench build wasm native setup lint format clean
+.PHONY: demo serve test asan bench bench-peers build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -84,12 +85,12 @@ NATIVE_CORE := $(patsubst %.cc,build/native/%.o,$(wildcard engine/*.cc engine/qu
 NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc,$(wildcard native/*.cc)))
 
 # Nothing but its own kernels may use instructions the machine might lack.
-build/native/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
-build/native/engine/kernels/avx512.o: ISA := -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-build/native/engine/kernels/amx.o build/native/emulated/engine/kernels/amx.o: ISA := \
-  -mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
-build/native/engine/%.o: ISA += -fno-exceptions
-build/native/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) \
+build/native/engine/kernels/avx2.o build/asan/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
+build/native/engine/kernels/avx512.o build/asan/engine/kernels/avx512.o: ISA := -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+build/native/engine/kernels/amx.o build/asan/engine/kernels/amx.o build/native/emulated/engine/kernels/amx.o: ISA := \
+  -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
+build/native/engine/%.o build/asan/engine/%.o: ISA += -fno-exceptions
+build/native/native/%.o build/asan/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) \
   -isystem node_modules/node-addon-api
 
 native: build/native/perigee.node build/native/probe.node
@@ -140,6 +141,26 @@ build/test/core-broken.wasm: $(filter-out %/select.o,$(SIMD128)) build/simd128/t
 
 -include build/simd128/test/conform/broken_kernels.d
 
+# --- the same addon with every access and every operation checked, for the runtime's tests ------------------------------
+SANITIZED := $(patsubst build/native/%,build/asan/%,$(NATIVE_CORE) $(NATIVE_DOOR))
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -w
+
+build/asan/%.o: %.cc Makefile | $(NODE_MODULES)
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) -O1 $(ISA) $(SANITIZERS) -c $< -o $@
+
+build/asan/perigee.node: $(SANITIZED)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ -shared -pthread -Wl,-z,nodelete $(SANITIZERS) -o $@
+
+-include $(SANITIZED:.o=.d)
+
+# Leaks are not looked for: Node itself keeps much until it exits.
+asan: build/asan/perigee.node wasm
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(NATIVE_CXX) -print-file-name=libasan.so):$$($(NATIVE_CXX) -print-file-name=libubsan.so) \
+	  vitest run --config test/native/sanitized.config.ts $(ARGS)
+
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------
 build: dist/perigee.js
 
@@ -163,6 +184,16 @@ test: build lint $(if $(ADDON),native) $(BROKEN)
 
 bench: build
 	@node test/bench/run.ts $(ARGS)
+
+# Others on the same file in the same run. What they need is fetched for this target only; what cannot be had is left out.
+bench-peers: wasm native $(PEERS)/node_modules/.setup
+	@$(PEERS)/get-llama.sh build/bench/llama.cpp || true
+	@node test/bench/peers.ts $(ARGS)
+
+# install, not ci: ci wants the optional packages of other systems in the lock as well.
+$(PEERS)/node_modules/.setup: $(PEERS)/package-lock.json
+	PATH="$(SYSTEM_PATH)" npm install --no-save --prefix $(PEERS) --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error && \
+	  touch $@ || echo 'npm brings no peers here; they are left out'
 
 CLANG_FORMATTED = $(wildcard $(foreach folder,engine engine/*,$(folder)/*.h $(folder)/*.cc) wasm/*.cc native/*.h native/*.cc \
   test/*/*.cc)
