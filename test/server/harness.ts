@@ -37,6 +37,8 @@ export const replies: readonly Reply[] = [endless, reply('', 'Hello there, frien
 export interface HarnessOptions {
   readonly replies?: readonly Reply[];
   readonly queueLength?: number;
+  /** Requests that generate at once, of an engine in this process; default 1. */
+  readonly sequences?: number;
   readonly apiKey?: string;
   readonly beforeStep?: (batch: StepBatch) => Promise<void> | void;
 }
@@ -57,6 +59,7 @@ export async function startLocal(options: HarnessOptions = {}): Promise<Harness 
     vocabulary: tokenizer.vocabularySize,
     pages: contextPages,
     batchTokens: 256,
+    ...(options.sequences !== undefined && { sequences: options.sequences }),
     ...(options.beforeStep && { beforeStep: options.beforeStep }),
   });
   const selection = { backend: 'wasm', isa: 'fake', threads: 1, reasons: ['a test asked for it'] };
