@@ -131,15 +131,20 @@ build/native/kernel-check-emulated: $(KERNEL_CHECK) \
 -include $(wildcard build/native/emulated/*/*/*.d build/native/test/bench/*.d)
 -include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
-# --- test-only: a core with one wrong kernel, which `perigee conform` must find -----------------------------------------
-BROKEN := build/test/core-broken.wasm
+# --- test-only: a core and an addon with one wrong kernel, which `perigee conform` must find ----------------------------
+BROKEN := build/test/core-broken.wasm $(if $(ADDON),build/test/broken.node)
 
 build/test/core-broken.wasm: $(filter-out %/select.o,$(SIMD128)) build/simd128/test/conform/broken_kernels.o
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(EMCC) $(LDFLAGS) $^ -o $@
 
--include build/simd128/test/conform/broken_kernels.d
+build/test/broken.node: $(filter-out %/select.o,$(NATIVE_CORE)) build/native/test/conform/broken_kernels.o $(NATIVE_DOOR)
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
+
+-include $(patsubst %,build/%/test/conform/broken_kernels.d,simd128 native)
 
 # --- the same addon with every access and every operation checked, for the runtime's tests ------------------------------
 SANITIZED := $(patsubst build/native/%,build/asan/%,$(NATIVE_CORE) $(NATIVE_DOOR))
