@@ -4,6 +4,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
+#include <utility>
+
 #include "simd_avx512.h"
 
 #include "generic.inl"
@@ -13,6 +15,7 @@ namespace {
 
 #include "avx512_formats.inl"
 #include "avx512_gemv.inl"
+#include "avx512_columns.inl"
 #include "avx512_panel.inl"
 
 template <typename Format>
@@ -28,14 +31,6 @@ void wide_matmul(const MatmulArgs& a) {
       return wide_gemv<Format, 3>(a);
     case 4:
       return wide_gemv<Format, 4>(a);
-    case 5:
-      return wide_gemv<Format, 5>(a);
-    case 6:
-      return wide_gemv<Format, 6>(a);
-    case 7:
-      return wide_gemv<Format, 7>(a);
-    case 8:
-      return wide_gemv<Format, 8>(a);
     default:
       return wide_panels<Format>(a);
   }

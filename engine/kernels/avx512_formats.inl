@@ -1,6 +1,7 @@
 // How weight blocks unpack into 512-bit vectors, always in row order. A format says
 //   codes(...)   bytes: unsigned, kOffset above their meaning; with kSigned they are the meaning itself
 //   scales(...)  superblocks with kSub 16: 16-bit scales (and mins) of the 16 sub-blocks
+//   kSubs        how many scales a superblock has
 //   kHasMin      whether blocks have a dmin or m
 // Decode and prefill use the same facts. Superblocks with kSub 32 (Q4_K, Q5_K) share their head: see k4_scales.
 
@@ -34,7 +35,7 @@ PERIGEE_INLINE W nibble_halves(W v) {
 struct WideQ4_K {
   using Block = BlockQ4_K;
   static constexpr bool kSuper = true, kHasMin = true, kSigned = false;
-  static constexpr int kOffset = 0, kSub = 32;
+  static constexpr int kOffset = 0, kSub = 32, kSubs = 8;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     for (int c = 0; c < 4; c++) q[c] = nibble_halves(twice(block.qs + 32 * c));
@@ -44,7 +45,7 @@ struct WideQ4_K {
 struct WideQ5_K {
   using Block = BlockQ5_K;
   static constexpr bool kSuper = true, kHasMin = true, kSigned = false;
-  static constexpr int kOffset = 0, kSub = 32;
+  static constexpr int kOffset = 0, kSub = 32, kSubs = 8;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     const W fifths = twice(block.qh);
@@ -59,7 +60,7 @@ struct WideQ5_K {
 struct WideQ6_K {
   using Block = BlockQ6_K;
   static constexpr bool kSuper = true, kHasMin = false, kSigned = false;
-  static constexpr int kOffset = 32, kSub = 16;
+  static constexpr int kOffset = 32, kSub = 16, kSubs = 16;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     for (int n = 0; n < 2; n++) {
@@ -88,7 +89,7 @@ PERIGEE_INLINE W pair_halves(W v, int j) {
 struct WideQ2_K {
   using Block = BlockQ2_K;
   static constexpr bool kSuper = true, kHasMin = true, kSigned = false;
-  static constexpr int kOffset = 0, kSub = 16;
+  static constexpr int kOffset = 0, kSub = 16, kSubs = 16;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     for (int c = 0; c < 4; c++) q[c] = pair_halves(twice(block.qs + 32 * (c / 2)), 2 * (c % 2));
@@ -104,7 +105,7 @@ struct WideQ2_K {
 struct WideQ3_K {
   using Block = BlockQ3_K;
   static constexpr bool kSuper = true, kHasMin = false, kSigned = false;
-  static constexpr int kOffset = 4, kSub = 16;
+  static constexpr int kOffset = 4, kSub = 16, kSubs = 16;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     const W thirds = twice(block.hmask);
@@ -143,7 +144,7 @@ PERIGEE_INLINE W iq4_values(W nibbles) {
 struct WideIQ4_XS {
   using Block = BlockIQ4_XS;
   static constexpr bool kSuper = true, kHasMin = false, kSigned = true;
-  static constexpr int kOffset = 0, kSub = 16;  // each scale of 32 elements twice
+  static constexpr int kOffset = 0, kSub = 16, kSubs = 8;  // decode has each scale twice
 
   PERIGEE_INLINE static void codes(const Block& block, W q[4]) {
     for (int c = 0; c < 4; c++) q[c] = iq4_values(nibble_quarters(block.qs + 32 * c, block.qs + 32 * c + 16));
@@ -173,7 +174,7 @@ template <typename BlockType, int kOff, bool kMin>
 struct WideBlocks {
   using Block = BlockType;
   static constexpr bool kSuper = false, kHasMin = kMin, kSigned = false;
-  static constexpr int kOffset = kOff, kSub = 32;
+  static constexpr int kOffset = kOff, kSubs = 1;
 };
 
 struct WideQ4_0 : WideBlocks<BlockQ4_0, 8, false> {

@@ -3,35 +3,11 @@
 // panel before the next is decoded. A register tile is 32 rows x up to 6 activation rows: 12 sums of a sub-block, 12 of a
 // superblock, and one load for every 1.5 dots, of which this takes two a cycle.
 
-constexpr uint32_t kWideGroups = 2, kWideRows = 16 * kWideGroups;  // a group is the 16 rows of one vector of sums
+constexpr uint32_t kWideRows = 16 * kWideGroups;
 constexpr uint32_t kWideTile = 6;
 constexpr uint32_t kWideTokens = 128;  // activation rows per pass: their lane sums take 64 KiB of stack, in L2
 
 using F = __m512;
-
-// out[i] has 32-bit lane i of the 16 rows.
-PERIGEE_INLINE void transpose16(const W rows[16], W out[16]) {
-  W columns[4][4];  // [k][j]: column j of every quarter, of rows 4 k .. 4 k + 3
-  for (int k = 0; k < 4; k++) {
-    const W* r = rows + 4 * k;
-    const W ab0 = _mm512_unpacklo_epi32(r[0], r[1]), ab1 = _mm512_unpackhi_epi32(r[0], r[1]);
-    const W cd0 = _mm512_unpacklo_epi32(r[2], r[3]), cd1 = _mm512_unpackhi_epi32(r[2], r[3]);
-    columns[k][0] = _mm512_unpacklo_epi64(ab0, cd0);
-    columns[k][1] = _mm512_unpackhi_epi64(ab0, cd0);
-    columns[k][2] = _mm512_unpacklo_epi64(ab1, cd1);
-    columns[k][3] = _mm512_unpackhi_epi64(ab1, cd1);
-  }
-  for (int j = 0; j < 4; j++) {
-    const W even0 = _mm512_shuffle_i32x4(columns[0][j], columns[1][j], 0x88);
-    const W odd0 = _mm512_shuffle_i32x4(columns[0][j], columns[1][j], 0xdd);
-    const W even1 = _mm512_shuffle_i32x4(columns[2][j], columns[3][j], 0x88);
-    const W odd1 = _mm512_shuffle_i32x4(columns[2][j], columns[3][j], 0xdd);
-    out[j] = _mm512_shuffle_i32x4(even0, even1, 0x88);
-    out[4 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
-    out[8 + j] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-    out[12 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
-  }
-}
 
 // Superblocks with signed meanings keep signed codes and meet activations 128 above theirs; what that adds to a row's
 // sum depends on the weights alone (excess). The others keep unsigned codes.
@@ -40,7 +16,7 @@ constexpr bool kShiftedX = Format::kSuper && (Format::kSigned || Format::kOffset
 
 template <typename Format>
 struct WidePanel {
-  static constexpr int kSubs = Format::kSuper ? 256 / Format::kSub : 1;
+  static constexpr int kSubs = Format::kSubs;
   static constexpr int kMinPairs = Format::kSuper && Format::kHasMin ? kSubs / 2 : 0;
   static constexpr int kBlocks = Format::kSuper ? 1 : 8;
 
@@ -58,70 +34,32 @@ struct WidePanel {
   // Group g of the rows at `blocks`, `stride` blocks apart, the last of `rows` standing in for those beyond; `count` blocks
   // of each (superblocks: 1).
   void fill(const typename Format::Block* blocks, size_t stride, uint32_t rows, uint32_t count, uint32_t g) {
-    const typename Format::Block* row[16];
-    for (uint32_t r = 0; r < 16; r++) row[r] = blocks + (16 * g + r < rows ? 16 * g + r : rows - 1) * stride;
-    W codes[4][16], columns[16];
+    Rows16 from;
     for (uint32_t r = 0; r < 16; r++) {
-      W q[4];
-      if constexpr (Format::kSuper) Format::codes(*row[r], q);
-      else fill_pairs(row[r], count, q);
-      for (int c = 0; c < 4; c++)
-        codes[c][r] = kShiftedX<Format> ? _mm512_sub_epi8(q[c], _mm512_set1_epi8(Format::kOffset)) : q[c];
+      const uint32_t own = 16 * g + r < rows ? 16 * g + r : rows - 1;
+      from.row[r] = reinterpret_cast<const uint8_t*>(blocks + own * stride);
     }
-    for (int c = 0; c < 4; c++) {
-      transpose16(codes[c], columns);
-      for (int i = 0; i < 16; i++) w[16 * c + i][g] = columns[i];
+    if constexpr (Format::kSuper) {
+      fill_codes(Format(), from, Column{&w[0][g]});
+      fill_scales(Format(), from, Column{&scale[0][g]}, Column{&min[0][g]});
+    } else {
+      for (uint32_t b = 0; b < count; b++)
+        fill_block(Format(), from, b * sizeof(typename Format::Block), Column{&w[8 * b][g]});
     }
-    fill_d(row, count, g);
-    if constexpr (Format::kSuper) fill_scales(row, g);
+    for (uint32_t b = 0; b < count; b++) fill_d(from, b, g);
     if constexpr (kShiftedX<Format>) fill_excess(g);
   }
 
-  PERIGEE_INLINE static void fill_pairs(const typename Format::Block* row, uint32_t count, W q[4]) {
-    static constexpr typename Format::Block kNone = {};
-    for (uint32_t c = 0; c < 4; c++) {
-      const auto& first = 2 * c < count ? row[2 * c] : kNone;
-      const auto& second = 2 * c + 1 < count ? row[2 * c + 1] : kNone;
-      q[c] = Format::codes(first, second);
-    }
-  }
-
-  void fill_d(const typename Format::Block* const row[16], uint32_t count, uint32_t g) {
-    alignas(32) uint16_t halfs[2][kBlocks][16];
-    for (uint32_t r = 0; r < 16; r++)
-      for (uint32_t b = 0; b < count; b++) {
-        const auto& block = row[r][b];
-        halfs[0][b][r] = block.d;
-        if constexpr (Format::kHasMin)
-          __builtin_memcpy(&halfs[1][b][r], reinterpret_cast<const uint8_t*>(&block.d) + 2, 2);
-      }
-    for (uint32_t b = 0; b < count; b++) {
-      d[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[0][b])));
-      if constexpr (Format::kHasMin)
-        m[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[1][b])));
-    }
-  }
-
-  void fill_scales(const typename Format::Block* const row[16], uint32_t g) {
-    W scales[16], mins[16], columns[16];
+  PERIGEE_INLINE void fill_d(const Rows16& from, uint32_t b, uint32_t g) {
+    alignas(32) uint16_t halfs[2][16];
     for (uint32_t r = 0; r < 16; r++) {
-      const auto& block = *row[r];
-      if constexpr (Format::kSub == 32) {
-        __m128i own, min16;
-        scales_k4(block.scales, own, min16);
-        scales[r] =
-            _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_cvtepi16_epi32(own)), _mm256_zextsi128_si256(min16), 1);
-      } else {
-        __m256i own, min16 = _mm256_setzero_si256();
-        Format::scales(block, own, min16);
-        scales[r] = _mm512_cvtepi16_epi32(own);
-        mins[r] = _mm512_castsi256_si512(min16);
-      }
+      const auto& block = reinterpret_cast<const typename Format::Block*>(from.row[r])[b];
+      halfs[0][r] = block.d;
+      if constexpr (Format::kHasMin) __builtin_memcpy(&halfs[1][r], reinterpret_cast<const uint8_t*>(&block.d) + 2, 2);
     }
-    transpose16(scales, columns);
-    for (int s = 0; s < kSubs; s++) scale[s][g] = columns[s];
-    if constexpr (Format::kHasMin && Format::kSub == 16) transpose16(mins, columns);
-    for (int p = 0; p < kMinPairs; p++) min[p][g] = columns[Format::kSub == 32 ? 8 + p : p];
+    d[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[0])));
+    if constexpr (Format::kHasMin)
+      m[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[1])));
   }
 
   void fill_excess(uint32_t g) {
@@ -186,7 +124,7 @@ void wide_tile(const WidePanel<Format>& panel, const Q8_KRow* x, uint32_t b, uin
       if constexpr (kShiftedX<Format>) isum[t][g] = _mm512_sub_epi32(isum[t][g], panel.excess[g]);
       F value = _mm512_mul_ps(panel.d[0][g], _mm512_cvtepi32_ps(isum[t][g]));
       if constexpr (Format::kHasMin) {
-        const int16_t* sums = Format::kSub == 32 ? x[t].sum32 + 8 * b : x[t].sum16 + 16 * b;
+        const int16_t* sums = Panel::kSubs == 8 ? x[t].sum32 + 8 * b : x[t].sum16 + 16 * b;
         W msum = _mm512_setzero_si512();
         for (int p = 0; p < Panel::kMinPairs; p++)
           msum = _mm512_dpwssd_epi32(msum, panel.min[p][g], broadcast32(sums + 2 * p));
