@@ -1,7 +1,9 @@
 // The Node addon: kernel tables, and the engine as an object.
 #include <napi.h>
 
+#include "cpu.h"
 #include "engine_object.h"
+#include "limits.h"
 #include "self_check.h"
 
 namespace {
@@ -47,10 +49,51 @@ Napi::Value dequantize(const Napi::CallbackInfo& info) {
   return floats;
 }
 
+// A measurement on a thread of Node's pool, which starts those that measure.
+class Measuring : public Napi::AsyncWorker {
+ public:
+  Measuring(Napi::Env env, uint32_t threads, const Kernels& table, std::vector<int32_t> cpus)
+      : AsyncWorker(env), done_(env), threads_(threads), table_(table), cpus_(std::move(cpus)) {}
+  Napi::Promise promise() const { return done_.Promise(); }
+
+  void Execute() override { limits_ = measure_limits(threads_, table_, cpus_); }
+  void OnOK() override {
+    auto result = Napi::Array::New(Env(), 2);
+    result.Set(0u, Napi::Number::New(Env(), limits_.read_gb_per_second));
+    result.Set(1u, Napi::Number::New(Env(), limits_.int8_gops));
+    done_.Resolve(result);
+  }
+
+ private:
+  Napi::Promise::Deferred done_;
+  uint32_t threads_;
+  const Kernels& table_;
+  std::vector<int32_t> cpus_;
+  MachineLimits limits_ = {};
+};
+
+// (threads, isa, cpus) -> Promise<[GB read a second, 10^9 8-bit operations a second]>
+Napi::Value measure(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const uint32_t threads = info[0].As<Napi::Number>().Uint32Value();
+  const Kernels* table = kernels_named(info[1].As<Napi::String>().Utf8Value().c_str());
+  const auto cpus = info[2].As<Napi::Int32Array>();
+  if (!table || !cpu_runs(*table) || threads == 0) {
+    Napi::Error::New(env, "this CPU does not run that table").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  auto* measuring =
+      new Measuring(env, threads, *table, std::vector<int32_t>(cpus.Data(), cpus.Data() + cpus.ElementLength()));
+  const Napi::Promise promise = measuring->promise();
+  measuring->Queue();
+  return promise;
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("tables", Napi::Function::New(env, tables, "tables"));
   exports.Set("engineBytes", Napi::Function::New(env, ::engine_bytes, "engineBytes"));
   exports.Set("dequantize", Napi::Function::New(env, dequantize, "dequantize"));
+  exports.Set("measure", Napi::Function::New(env, measure, "measure"));
   exports.Set("NativeEngine", EngineObject::define(env));
   return exports;
 }

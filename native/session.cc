@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../engine/barrier.h"
+#include "limits.h"
 
 namespace perigee {
 
@@ -18,14 +19,6 @@ void block_signals() {
   sigfillset(&all);
   for (const int fault : {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
-}
-
-// Advice only: a CPU that has been taken from this process since the plan was made costs speed, not results.
-void pin(int32_t cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(static_cast<size_t>(cpu), &set);
-  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
 }  // namespace
@@ -167,7 +160,7 @@ void Session::load_rank(uint32_t rank) {
 
 void Session::run_rank(uint32_t rank) {
   block_signals();
-  if (rank < cpus_.size()) pin(cpus_[rank]);
+  if (rank < cpus_.size()) pin_to(cpus_[rank]);
   guard_files(guarded_.data(), guarded_.size());
   RankThread& mine = threads_[rank];
   rank_thread = &mine;

@@ -59,6 +59,8 @@ export interface NativeAddon {
   engineBytes(config: Uint8Array, limits: Uint8Array): number;
   /** Weight rows of a type's number to floats; null for a type the engine does not read. */
   dequantize(type: number, raw: Uint8Array, rows: number, columns: number): Float32Array | null;
+  /** GB read from memory and 10^9 8-bit operations a second by `threads` threads at once; takes a second or two. */
+  measure(threads: number, isa: string, cpus: Int32Array): Promise<readonly [read: number, int8: number]>;
   readonly NativeEngine: new (
     config: Uint8Array,
     limits: Uint8Array,
@@ -112,4 +114,17 @@ export function nativeTable(isa: string | null): string {
   if (found?.[1] === '') return isa;
   const why = found ? found[1] : `this build has ${tables.map(([name]) => name).join(', ')}`;
   throw perigeeError('BACKEND_UNAVAILABLE', { backend: `native ${isa}`, why });
+}
+
+/**
+ * What this machine can do at most with `threads` threads, each on its CPU of `cpus` where given: bytes read from memory, and
+ * 8-bit multiplies and adds from the first-level cache with the instruction that the table uses.
+ */
+export async function measureNative(
+  threads: number,
+  isa: string | null,
+  cpus: readonly number[] = [],
+): Promise<{ readonly readGbPerSecond: number; readonly int8Gops: number }> {
+  const [readGbPerSecond, int8Gops] = await nativeAddon().measure(threads, nativeTable(isa), Int32Array.from(cpus));
+  return { readGbPerSecond, int8Gops };
 }
