@@ -12,7 +12,7 @@ const resumeAt = bound / 2;
 export class EventChannel {
   readonly #events: GenerationEvent[] = [];
   readonly #drained: () => void;
-  #full = false;
+  #fullSince: number | null = null;
   #closed = false;
   #failure: unknown = null;
   #wake: (() => void) | null = null;
@@ -23,13 +23,18 @@ export class EventChannel {
   }
 
   get full(): boolean {
-    return this.#full;
+    return this.#fullSince !== null;
+  }
+
+  /** Milliseconds that it has been full. */
+  get fullFor(): number {
+    return this.#fullSince === null ? 0 : performance.now() - this.#fullSince;
   }
 
   push(event: GenerationEvent): void {
     if (this.#closed) return;
     this.#events.push(event);
-    if (this.#events.length >= bound) this.#full = true;
+    if (this.#events.length >= bound) this.#fullSince ??= performance.now();
     this.#signal();
   }
 
@@ -52,8 +57,8 @@ export class EventChannel {
     for (;;) {
       const event = this.#events.shift();
       if (event !== undefined) {
-        if (this.#full && this.#events.length <= resumeAt) {
-          this.#full = false;
+        if (this.full && this.#events.length <= resumeAt) {
+          this.#fullSince = null;
           this.#drained();
         }
         yield event;

@@ -6,7 +6,7 @@ import { createSampler } from '../sampling/sampler.ts';
 import { PageTable, pagesToStart } from './page-table.ts';
 import { PagePool, pagesFor } from './pages.ts';
 import { PrefixCache } from './prefix-cache.ts';
-import { Sequence } from './sequence.ts';
+import { patienceMilliseconds, Sequence } from './sequence.ts';
 import { planStep, type StepPart, stepBatch } from './step-plan.ts';
 import type {
   EngineClient,
@@ -47,6 +47,7 @@ class Scheduler implements EngineClient {
   #state: 'ready' | 'failed' | 'closed' = 'ready';
   #failure: PerigeeError | null = null;
   #loop: Promise<void> | null = null;
+  #patience: NodeJS.Timeout | null = null;
 
   constructor(runtime: Runtime, options: SchedulerOptions) {
     const { limits } = runtime;
@@ -95,6 +96,7 @@ class Scheduler implements EngineClient {
     if (this.#state === 'closed') return;
     this.#state = 'closed';
     this.#drop(perigeeError('ENGINE_CLOSED', {}));
+    if (this.#patience !== null) clearTimeout(this.#patience);
     await this.#loop;
     await this.#runtime.close();
   }
@@ -164,7 +166,10 @@ class Scheduler implements EngineClient {
         for (const sequence of this.#running.filter((each) => each.cancelled)) this.#retire(sequence);
         this.#admit();
         const parts = this.#makeRoom(this.#plan());
-        if (parts.length === 0) return;
+        if (parts.length === 0) {
+          this.#waitForReaders();
+          return;
+        }
         await this.#step(parts);
       }
     } catch (cause) {
@@ -174,15 +179,24 @@ class Scheduler implements EngineClient {
     }
   }
 
-  /** Starts what waits, in the order of arrival. Who does not read makes way for the others. */
+  /** If readers that lag keep others from starting, looks again when they count as stopped. */
+  #waitForReaders(): void {
+    if (this.#waiting.length === 0 || this.#patience !== null) return;
+    this.#patience = setTimeout(() => {
+      this.#patience = null;
+      this.#kick();
+    }, patienceMilliseconds);
+  }
+
+  /** Starts what waits, in the order of arrival. Who has stopped reading makes way for the others. */
   #admit(): void {
     for (;;) {
       const next = this.#waiting.find((sequence) => !sequence.paused);
       if (next === undefined) return;
       while (!this.#hasRoomFor(next)) {
-        const paused = this.#running.findLast((sequence) => sequence.paused);
-        if (paused === undefined) return;
-        this.#preempt(paused);
+        const stopped = this.#running.findLast((sequence) => sequence.stopped);
+        if (stopped === undefined) return;
+        this.#preempt(stopped);
       }
       remove(this.#waiting, next);
       this.#start(next);
@@ -217,13 +231,13 @@ class Scheduler implements EngineClient {
   }
 
   /**
-   * Gives every part the pages it writes to, the oldest sequence first. Where they run out, one who does not read makes way, else
+   * Gives every part the pages it writes to, the oldest sequence first. Where they run out, one who stopped reading makes way, else
    * the youngest: so the oldest always goes on. Returns the parts of those that still run.
    */
   #makeRoom(parts: readonly StepPart[]): StepPart[] {
     for (const { sequence, count } of parts.toSorted((a, b) => a.sequence.order - b.sequence.order)) {
       while (this.#running.includes(sequence) && !sequence.table.reach(sequence.computed + count)) {
-        this.#preempt(this.#running.findLast((each) => each.paused) ?? (this.#running.at(-1) as Sequence));
+        this.#preempt(this.#running.findLast((each) => each.stopped) ?? (this.#running.at(-1) as Sequence));
       }
     }
     return parts.filter(({ sequence }) => this.#running.includes(sequence));

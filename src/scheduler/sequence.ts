@@ -4,6 +4,9 @@ import { EventChannel } from './event-channel.ts';
 import type { PageTable } from './page-table.ts';
 import type { FinishReason, GenerationRequest, GenerationTiming } from './types.ts';
 
+/** Longer than networks and busy fronts hold a reader up; taking a place away costs its owner the wait for the next. */
+export const patienceMilliseconds = 2000;
+
 export interface SequenceParts {
   readonly request: GenerationRequest;
   /** Place in the order of arrival. */
@@ -47,6 +50,11 @@ export class Sequence {
   /** Its consumer lags behind: nothing is computed for it until that changes. */
   get paused(): boolean {
     return this.events.full;
+  }
+
+  /** Its consumer has lagged behind for so long that others may have its place. */
+  get stopped(): boolean {
+    return this.events.fullFor > patienceMilliseconds;
   }
 
   /** The sequence left the queue before, and may have been sent back to it. */
