@@ -59,7 +59,7 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
     await runtime.close();
   }
   // After the model is gone: measuring takes memory and all cores.
-  const machine = await measureMachine(plan.threads, plan.isa === 'relaxed' ? 'relaxed' : 'simd128');
+  const machine = await measureMachine(plan);
   report(runtime, speeds, machine, options);
 }
 

@@ -1,7 +1,9 @@
-/** What this machine can do at most, measured through the same WebAssembly the engine runs on. */
+/** What this machine can do at most, measured through the same code the engine runs: native, or WebAssembly. */
 import { readFile } from 'node:fs/promises';
 import { Piscina } from 'piscina';
 import { coreFile, entryFile } from '../runtime/assets.ts';
+import { measureNative } from '../runtime/native-addon.ts';
+import type { Plan } from '../select/select.ts';
 import type { LimitsResult, LimitsTask, Span } from './limits-worker.ts';
 
 export interface MachineLimits {
@@ -13,8 +15,13 @@ export interface MachineLimits {
 /** The best of them is the limit; anything else on the machine only slows a round down. */
 const rounds = 3;
 
-/** Measures with `threads` threads of the core's build at once. Takes a second or two, and 256 MB a thread. */
-export async function measureMachine(threads: number, core: 'simd128' | 'relaxed'): Promise<MachineLimits> {
+/** Measures with as many threads as the plan has ranks, on the same CPUs. Takes a second or two, and 256 MB a thread. */
+export function measureMachine({ backend, isa, threads, cpus }: Plan): Promise<MachineLimits> {
+  if (backend === 'native') return measureNative(threads, isa, cpus ?? []);
+  return measureWasm(threads, isa === 'relaxed' ? 'relaxed' : 'simd128');
+}
+
+async function measureWasm(threads: number, core: 'simd128' | 'relaxed'): Promise<MachineLimits> {
   const module = await WebAssembly.compile(await readFile(coreFile(core)));
   const pool = new Piscina({
     filename: entryFile('src/cli/limits-worker'),
