@@ -1,7 +1,8 @@
 /**
- * Kernel speed: GB/s of weights in decode (n = 1) and Gop/s (2 x multiply-adds) in prefill (n = 64), per table and type,
- * in WebAssembly beside what the machine reads and multiplies there. `node test/bench/kernels.ts [TABLE ...] [TYPE ...]`
+ * Kernel speed: GB/s of weights in decode (n = 1, 2, 4) and Gop/s (2 x multiply-adds) in prefill (n = 8, 64, 512), per table
+ * and type, beside what the machine reads and multiplies with the same instructions. `node test/bench/kernels.ts [TABLE ...] [TYPE ...]`
  */
+import { measureNative } from '../../src/runtime/native-addon.ts';
 import {
   buildCore,
   Core,
@@ -31,6 +32,15 @@ function fastest(run: () => void): number {
   return best / 1000;
 }
 
+function limitsText(readGbPerSecond: number, int8Gops: number): string {
+  return `reads ${readGbPerSecond.toFixed(1)} GB/s, dots ${int8Gops.toFixed(0)} Gop/s`;
+}
+
+async function nativeLimits(table: string): Promise<string> {
+  const { readGbPerSecond, int8Gops } = await measureNative(1, table);
+  return limitsText(readGbPerSecond, int8Gops);
+}
+
 function limits(core: Core): string {
   const bytes = 128e6;
   const at = core.alloc(bytes);
@@ -42,7 +52,7 @@ function limits(core: Core): string {
   const dot = fastest(() => {
     perVector = core.run('dot', null, at, vectors, turns);
   });
-  return `reads ${(bytes / read / 1e9).toFixed(1)} GB/s, dots ${((2 * turns * vectors * perVector) / dot / 1e9).toFixed(0)} Gop/s`;
+  return limitsText(bytes / read / 1e9, (2 * turns * vectors * perVector) / dot / 1e9);
 }
 
 /** One matrix filled by repeating a few random rows. */
@@ -81,8 +91,33 @@ function report(core: Core, table: string, type: TypeName): void {
   const gops = (n: number) =>
     ((2 * COLS * PREFILL_ROWS * n) / measure(core, table, type, PREFILL_ROWS, n) / 1e9).toFixed(1);
   const decode = [1, 2, 4].map((n) => gbs(measure(core, table, type, rows, n)));
-  const prefill = [5, 8, 16, 64].map((n) => gops(n).padStart(6));
+  const prefill = [8, 64, 512].map((n) => gops(n).padStart(6));
   process.stdout.write(`${table.padEnd(8)} ${type.padEnd(7)} ${decode.join(' ')}   ${prefill.join(' ')}\n`);
+}
+
+/** Gflop/s (scores and values, 2 x multiply-adds) of 64 tokens of 8 heads, all behind the same `positions`. */
+function measureAttention(core: Core, table: string, positions: number): number {
+  const top = core.mark();
+  const [rows, keyDim, valueDim, pageTokens] = [512, 576, 512, 64];
+  const random = new Random(3);
+  const page = random.floats(pageTokens * keyDim);
+  const pages = Int32Array.from({ length: Math.ceil(positions / pageTokens) }, () => core.put(page));
+  const a = {
+    q: core.put(random.floats(rows * keyDim)),
+    pages: core.put(pages),
+    lengths: core.put(new Int32Array(rows).fill(positions)),
+    out: core.alloc(4 * rows * valueDim),
+    scores: core.alloc(4 * rows * positions),
+    scoreStride: positions,
+    scale: 0.07,
+    rows,
+    keyDim,
+    valueDim,
+    pageTokens,
+  };
+  const seconds = fastest(() => core.attention(table, a));
+  core.release(top);
+  return (2 * rows * positions * (keyDim + valueDim)) / seconds / 1e9;
 }
 
 buildCore();
@@ -93,7 +128,9 @@ const wanted = known.filter(([, table]) => words.includes(table));
 if (withoutNative !== null) process.stdout.write(`no native tables: ${withoutNative}\n`);
 for (const [build, table] of wanted.length > 0 ? wanted : known) {
   const core = new Core(build, 400);
-  process.stdout.write(build === 'native' ? 'native\n' : `${build}: ${limits(core)}\n`);
-  process.stdout.write('table    type    GB/s, n = 1, 2, 4        Gop/s, n = 5, 8, 16, 64\n');
+  process.stdout.write(`\n${table}, one thread: ${build === 'native' ? await nativeLimits(table) : limits(core)}\n`);
+  process.stdout.write('table    type    GB/s, n = 1, 2, 4        Gop/s, n = 8, 64, 512\n');
   for (const type of types.length > 0 ? types : TYPE_NAMES) report(core, table, type);
+  const [short, long] = [512, 2048].map((positions) => measureAttention(core, table, positions).toFixed(1));
+  process.stdout.write(`attention: ${short} Gflop/s over 512 positions, ${long} over 2,048\n`);
 }

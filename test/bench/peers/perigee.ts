@@ -1,8 +1,11 @@
 /** Perigee as a peer: its runtime, without the server around it. Variant: the backend. */
+
+import { thisMachine } from '../../../src/cli/load-engine.ts';
 import { openGguf } from '../../../src/gguf/open.ts';
 import { modelConfig } from '../../../src/model/gguf.ts';
 import { loadRuntime } from '../../../src/runtime/load.ts';
 import { pageTokens, type Runtime } from '../../../src/runtime/runtime.ts';
+import { selectBackend } from '../../../src/select/select.ts';
 import { contextTokens, decodePrompt, type Peer, promptTokens, servePeer, timed, type Workload } from './protocol.ts';
 
 const pages = Int32Array.from({ length: Math.ceil(contextTokens / pageTokens) }, (_, page) => page);
@@ -40,11 +43,14 @@ async function measure(runtime: Runtime, { kind, tokens }: Workload): Promise<nu
 
 async function load(file: string, threads: number, backend: string): Promise<Peer> {
   const gguf = await openGguf(file);
+  const { isa, cpus } = selectBackend(thisMachine(), { backend, threads });
   const runtime = await loadRuntime({
     gguf,
     config: modelConfig(gguf),
     backend: backend as Runtime['backend'],
+    isa,
     threads,
+    ...(cpus !== null && { cpus }),
     contextTokens,
   });
   return {

@@ -28,6 +28,9 @@ export function baseOf({ settings }: Column): string | null {
   return bases.find((name) => name in settings) ?? null;
 }
 
+/** GB/s: whichever code reads faster shows what the memory gives. */
+const readLimit = ({ limits }: Column) => Math.max(limits.wasm.readGbPerSecond, limits.native?.readGbPerSecond ?? 0);
+
 /** What one peer did with one workload; null where it was not measured. */
 export function cellOf(column: Column, peer: string, workload: Workload): Cell | null {
   const rates = (name: string) =>
@@ -80,7 +83,8 @@ export function columnText(column: Column, workloads: readonly Workload[], token
       .join('  ')
       .trimEnd(),
   );
-  const machine = `reads ${limits.readGbPerSecond.toFixed(1)} GB/s, dots ${limits.int8Gops.toFixed(0)} Gop/s in WebAssembly`;
+  const dots = Object.entries(limits).map(([backend, { int8Gops }]) => `${int8Gops.toFixed(0)} in ${backend}`);
+  const machine = `reads ${readLimit(column).toFixed(1)} GB/s, 8-bit dots in Gop/s: ${dots.join(', ')}`;
   return [
     `${threads} ${threads === 1 ? 'thread' : 'threads'}; the machine ${machine}`,
     `medians (slowest-fastest round), speed relative to ${baseOf(column) ?? 'nothing'}`,
@@ -95,5 +99,5 @@ function decodeShare(column: Column, peer: string, workloads: readonly Workload[
   const cell = decode === undefined ? null : cellOf(column, peer, decode);
   if (cell === null) return '-';
   const rate = (cell.tokensPerSecond * tokenBytes) / 1e9;
-  return `${rate.toFixed(1)} GB/s, ${((100 * rate) / column.limits.readGbPerSecond).toFixed(0)} %`;
+  return `${rate.toFixed(1)} GB/s, ${((100 * rate) / readLimit(column)).toFixed(0)} %`;
 }

@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { MachineLimits } from '../../../src/cli/machine-limits.ts';
+import type { LimitsByBackend } from './limits.ts';
 import { PeerProcess, type PeerSpec } from './peer-process.ts';
 import type { Workload } from './protocol.ts';
 
@@ -16,7 +16,7 @@ export interface Measurement {
 /** Everything measured with one number of threads. */
 export interface Column {
   readonly threads: number;
-  readonly limits: MachineLimits;
+  readonly limits: LimitsByBackend;
   readonly settings: Record<string, string>;
   readonly measurements: Measurement[];
   /** What is missing, and why. */
@@ -58,10 +58,10 @@ export async function measureRounds(options: RoundsOptions): Promise<Column> {
   return run.column;
 }
 
-async function machineLimits(threads: number): Promise<MachineLimits> {
+async function machineLimits(threads: number): Promise<LimitsByBackend> {
   const script = fileURLToPath(new URL('limits.ts', import.meta.url));
   const { stdout } = await promisify(execFile)(process.execPath, [script, String(threads)]);
-  return JSON.parse(stdout) as MachineLimits;
+  return JSON.parse(stdout) as LimitsByBackend;
 }
 
 class Run {
