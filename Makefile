@@ -132,7 +132,7 @@ build/native/kernel-check-emulated: $(KERNEL_CHECK) \
 -include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
 # --- test-only: a core and an addon with one wrong kernel, which `perigee conform` must find ----------------------------
-BROKEN := build/test/core-broken.wasm $(if $(ADDON),build/test/broken.node)
+BROKEN = build/test/core-broken.wasm $(if $(ADDON),build/test/broken.node)
 
 build/test/core-broken.wasm: $(filter-out %/select.o,$(SIMD128)) build/simd128/test/conform/broken_kernels.o
 	@mkdir -p $(@D)

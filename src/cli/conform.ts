@@ -4,6 +4,7 @@ import { type CandidateResult, type ConformResult, type Contestant, conform } fr
 import { notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
 import { stepTokens } from '../conform/trace.ts';
 import { perigeeError } from '../errors.ts';
+import { selectBackend } from '../select/select.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
 import { loadModel, type OpenedModel, openModel, thisMachine } from './load-engine.ts';
@@ -56,6 +57,9 @@ async function run(argument: string | undefined, options: ConformOptions): Promi
   const tokenizer = await openTokenizer(path);
   const tokens = await promptTokens(options, tokenizer);
   checkPrompts([tokens], model.config.vocabulary, model.config.context);
+  const machine = thisMachine();
+  // Refused now if at all: minutes of running the reference should not end in a wrong name.
+  for (const name of names) selectBackend(machine, { ...backendOf(name), threads: options.threads });
   const contestants = names.map((name) => contestant(name, model, { ...options, context: tokens.length }));
   await conclude(await conform(contestants, tokens), tokenizer, options);
 }
@@ -93,8 +97,13 @@ async function promptTokens({ prompt, tokens }: ConformOptions, tokenizer: Token
   throw perigeeError('INPUT_UNREADABLE', { file: tokens, why: 'it holds several prompts, and conform runs one' });
 }
 
-function contestant(name: string, model: OpenedModel, options: Omit<EngineOptions, 'backend' | 'isa'>): Contestant {
+/** "native:avx2" as the options that mean it. */
+function backendOf(name: string): Pick<EngineOptions, 'backend' | 'isa'> {
   const [backend = '', isa] = name.split(':');
+  return { backend, ...(isa !== undefined && { isa }) };
+}
+
+function contestant(name: string, model: OpenedModel, options: Omit<EngineOptions, 'backend' | 'isa'>): Contestant {
   return {
     name,
     async load() {
@@ -102,7 +111,7 @@ function contestant(name: string, model: OpenedModel, options: Omit<EngineOption
       const chunkSize = stepTokens(model.config);
       const { runtime } = await loadModel(
         model,
-        { ...options, backend, ...(isa !== undefined && { isa }), chunkSize, taps: true },
+        { ...options, ...backendOf(name), chunkSize, taps: true },
         ({ bytesRead, bytesTotal }) => progress.update(bytesRead, bytesTotal),
       ).finally(() => progress.stop());
       return runtime;
