@@ -7,8 +7,6 @@ constexpr uint32_t kWideRows = 16 * kWideGroups;
 constexpr uint32_t kWideTile = 6;
 constexpr uint32_t kWideTokens = 128;  // activation rows per pass: their lane sums take 64 KiB of stack, in L2
 
-using F = __m512;
-
 // Superblocks with signed meanings keep signed codes and meet activations 128 above theirs; what that adds to a row's
 // sum depends on the weights alone (excess). The others keep unsigned codes.
 template <typename Format>
@@ -50,16 +48,15 @@ struct WidePanel {
     if constexpr (kShiftedX<Format>) fill_excess(g);
   }
 
+  // d of block b, and the dmin or m that follows it in memory.
   PERIGEE_INLINE void fill_d(const Rows16& from, uint32_t b, uint32_t g) {
-    alignas(32) uint16_t halfs[2][16];
-    for (uint32_t r = 0; r < 16; r++) {
-      const auto& block = reinterpret_cast<const typename Format::Block*>(from.row[r])[b];
-      halfs[0][r] = block.d;
-      if constexpr (Format::kHasMin) __builtin_memcpy(&halfs[1][r], reinterpret_cast<const uint8_t*>(&block.d) + 2, 2);
-    }
-    d[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[0])));
-    if constexpr (Format::kHasMin)
-      m[b][g] = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halfs[1])));
+    using Block = typename Format::Block;
+    constexpr size_t kAt = offsetof(Block, d), kPiece = kAt + 16 <= sizeof(Block) ? kAt : sizeof(Block) - 16;
+    W v[4];
+    from.columns(b * sizeof(Block) + kPiece, v);
+    const W heads = shifted<-8 * int((kAt - kPiece) % 4)>(v[(kAt - kPiece) / 4]);
+    d[b][g] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads));
+    if constexpr (Format::kHasMin) m[b][g] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(heads, 16)));
   }
 
   void fill_excess(uint32_t g) {
