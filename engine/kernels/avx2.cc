@@ -1,5 +1,5 @@
-// AVX2: the generic kernels in 128-bit integer vectors.
-#include "simd_x86.h"
+// AVX2: the generic kernels with 128-bit integers and 256-bit floats.
+#include "simd_avx2.h"
 
 #include "generic.inl"
 

@@ -1,91 +1,89 @@
 // Norms, activations, softmax and the quantization of activation rows.
 
-// Calls `body` on each 4 floats of x[n] (pointer, index); the last few go through a zero-padded copy.
+// Calls `body` on each kFloatLanes floats of x[n] (floats, index); the last few go through a zero-padded copy.
 template <typename Body>
-PERIGEE_INLINE void map4(float* x, uint32_t n, Body body) {
+PERIGEE_INLINE void map(float* x, uint32_t n, Body body) {
   uint32_t i = 0;
-  for (; i + 4 <= n; i += 4) store(x + i, body(load(x + i), i));
+  for (; i + kFloatLanes <= n; i += kFloatLanes) store_floats(x + i, body(load_floats(x + i), i));
   if (i == n) return;
-  alignas(16) float last[4] = {};
+  alignas(64) float last[kFloatLanes] = {};
   for (uint32_t j = i; j < n; j++) last[j - i] = x[j];
-  store(last, body(load(last), i));
+  store_floats(last, body(load_floats(last), i));
   for (uint32_t j = i; j < n; j++) x[j] = last[j - i];
 }
 
-// exp_float, four at a time: the same steps.
-PERIGEE_INLINE V exp4(V x) {
+// exp_float: the same steps.
+PERIGEE_INLINE F exp_floats(F x) {
   using E = ExpFloat;
-  x = min_or_first(max_or_first(x, splat_float(E::kLow)), splat_float(E::kHigh));
-  const V shifted = add(mul(x, splat_float(E::kLog2e)), splat_float(E::kRound));
-  const V n = sub(shifted, splat_float(E::kRound));
-  const V r = sub(sub(x, mul(n, splat_float(E::kLn2High))), mul(n, splat_float(E::kLn2Low)));
-  V p = add(mul(splat_float(E::kP4), r), splat_float(E::kP3));
-  p = add(mul(p, r), splat_float(E::kP2));
-  p = add(mul(p, r), splat_float(E::kP1));
-  p = add(mul(p, r), splat_float(E::kP0));
-  const V y = add(splat_float(1.0f), add(r, mul(mul(r, r), p)));
-  const V i = sub32(shifted, splat32(E::kRoundBits));
-  const V half = shift_right32s(i, 1);
-  const V scale1 = shift_left32(add32(half, splat32(127)), 23);
-  const V scale2 = shift_left32(add32(sub32(i, half), splat32(127)), 23);
+  x = min_or_first(max_or_first(x, floats(E::kLow)), floats(E::kHigh));
+  const F shifted = add(mul(x, floats(E::kLog2e)), floats(E::kRound));
+  const F n = sub(shifted, floats(E::kRound));
+  const F r = sub(sub(x, mul(n, floats(E::kLn2High))), mul(n, floats(E::kLn2Low)));
+  F p = add(mul(floats(E::kP4), r), floats(E::kP3));
+  p = add(mul(p, r), floats(E::kP2));
+  p = add(mul(p, r), floats(E::kP1));
+  p = add(mul(p, r), floats(E::kP0));
+  const F y = add(floats(1.0f), add(r, mul(mul(r, r), p)));
+  const F i = sub32(shifted, float_bits(E::kRoundBits));
+  const F half = shift_right32s(i, 1);
+  const F scale1 = shift_left32(add32(half, float_bits(127)), 23);
+  const F scale2 = shift_left32(add32(sub32(i, half), float_bits(127)), 23);
   return mul(mul(y, scale1), scale2);
 }
 
-PERIGEE_INLINE V one_plus_exp_minus(V x) { return add(splat_float(1.0f), exp4(negate(x))); }
+PERIGEE_INLINE F one_plus_exp_minus(F x) { return add(floats(1.0f), exp_floats(negate(x))); }
 
 void rms_norm(const float* x, const float* weight, float eps, uint32_t n, float* y) {
   const float scale = 1.0f / sqrt_float(dot_float(x, x, n) / float(n) + eps);
   uint32_t i = 0;
-  for (; i + 4 <= n; i += 4) store(y + i, mul(mul(load(x + i), splat_float(scale)), load(weight + i)));
+  for (; i + kFloatLanes <= n; i += kFloatLanes)
+    store_floats(y + i, mul(mul(load_floats(x + i), floats(scale)), load_floats(weight + i)));
   for (; i < n; i++) y[i] = x[i] * scale * weight[i];
 }
 
 void silu_mul(float* gate, const float* up, uint32_t n) {
-  const uint32_t whole = n & ~3u;
-  map4(gate, whole, [up](V x, uint32_t i) { return mul(div(x, one_plus_exp_minus(x)), load(up + i)); });
+  const uint32_t whole = n - n % kFloatLanes;
+  map(gate, whole, [up](F x, uint32_t i) { return mul(div(x, one_plus_exp_minus(x)), load_floats(up + i)); });
   for (uint32_t i = whole; i < n; i++) gate[i] = gate[i] / (1.0f + exp_float(-gate[i])) * up[i];
 }
 
 void sigmoid(float* x, uint32_t n) {
-  map4(x, n, [](V v, uint32_t) { return div(splat_float(1.0f), one_plus_exp_minus(v)); });
+  map(x, n, [](F v, uint32_t) { return div(floats(1.0f), one_plus_exp_minus(v)); });
 }
 
 float max_of(const float* x, uint32_t n) {
   float max = x[0];
   uint32_t i = 0;
-  if (n >= 4) {
-    V m = load(x);
-    for (i = 4; i + 4 <= n; i += 4) m = max_or_first(m, load(x + i));
-    alignas(16) float lane[4];
-    store(lane, m);
-    for (int j = 0; j < 4; j++) max = lane[j] > max ? lane[j] : max;
+  if (n >= kFloatLanes) {
+    F m = load_floats(x);
+    for (i = kFloatLanes; i + kFloatLanes <= n; i += kFloatLanes) m = max_or_first(m, load_floats(x + i));
+    alignas(64) float lane[kFloatLanes];
+    store_floats(lane, m);
+    for (float l : lane) max = l > max ? l : max;
   }
   for (; i < n; i++) max = x[i] > max ? x[i] : max;
   return max;
 }
 
 float sum_float(const float* x, uint32_t n) {
-  V lane[4] = {zero(), zero(), zero(), zero()};
+  Lanes16 lanes;
   uint32_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int g = 0; g < 4; g++) lane[g] = add(lane[g], load(x + i + 4 * g));
-  if (i < n) {
-    const Tail16 tail(x + i, n - i);
-    for (int g = 0; g < 4; g++) lane[g] = add(lane[g], load(tail.x + 4 * g));
-  }
-  return fold16(lane[0], lane[1], lane[2], lane[3]);
+  for (; i + 16 <= n; i += 16) lanes.add_floats(x + i);
+  if (i < n) lanes.add_floats(Tail16(x + i, n - i).x);
+  return lanes.sum();
 }
 
 void softmax(float* x, uint32_t n) {
   const float max = max_of(x, n);
-  map4(x, n, [max](V v, uint32_t) { return exp4(sub(v, splat_float(max))); });
+  map(x, n, [max](F v, uint32_t) { return exp_floats(sub(v, floats(max))); });
   const float sum = sum_float(x, n);
-  map4(x, n, [sum](V v, uint32_t) { return div(v, splat_float(sum)); });
+  map(x, n, [sum](F v, uint32_t) { return div(v, floats(sum)); });
 }
 
 void axpy(float a, const float* x, uint32_t n, float* y) {
   uint32_t i = 0;
-  for (; i + 4 <= n; i += 4) store(y + i, add(load(y + i), mul(splat_float(a), load(x + i))));
+  for (; i + kFloatLanes <= n; i += kFloatLanes)
+    store_floats(y + i, add(load_floats(y + i), mul(floats(a), load_floats(x + i))));
   for (; i < n; i++) y[i] += a * x[i];
 }
 

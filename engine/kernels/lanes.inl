@@ -1,4 +1,4 @@
-// What the generic kernels share: reductions in the order of kernels.h, half conversion, activation row pointers.
+// What the generic kernels share: reductions in the order of kernels.h, activation row pointers.
 
 // Four vectors of 4 x i32 to the four sums of their lanes.
 PERIGEE_INLINE V sums_of_four(V a, V b, V c, V d) {
@@ -19,21 +19,17 @@ PERIGEE_INLINE float fold4(V a) {
   return (lane_float<0>(a) + lane_float<2>(a)) + (lane_float<1>(a) + lane_float<3>(a));
 }
 
-// Rule 3 for lanes 0..3, 4..7, 8..11, 12..15: l with l + 8, l + 4, l + 2, l + 1.
-PERIGEE_INLINE float fold16(V a, V b, V c, V d) { return fold4(add(add(a, c), add(b, d))); }
+constexpr int kLaneVectors = 16 / kFloatLanes;  // vector g holds rule 3's lanes kFloatLanes * g and following
 
-// 4 halfs, one in the low 16 bits of each lane, as half_to_float.
-PERIGEE_INLINE V halfs_to_float(V h) {
-  const V sign = shift_left32(bit_and(h, splat32(0x8000)), 16);
-  const V magnitude = shift_left32(bit_and(h, splat32(0x7fff)), 13);
-  const V special = bit_and(greater32(magnitude, splat32(0x0f7fffff)), splat32(0x7f800000));
-  const V value = mul(magnitude, splat32(0x77800000));  // 2^112
-  return bit_or(bit_or(value, special), sign);
-}
+// Rule 3's fold: l with l + 8, l + 4, l + 2, l + 1.
+PERIGEE_INLINE float fold16(const F lanes[kLaneVectors]) { return fold4(fold_to_four(lanes)); }
 
-// The same for halfs that are neither infinite nor NaN, sign-extended to 32 bits.
-PERIGEE_INLINE V finite_halfs_to_float(V h) {
-  return mul(bit_and(shift_left32(h, 13), splat32(int32_t(0x8fffe000))), splat32(0x77800000));
+// The last two steps of that fold for four sums at once.
+PERIGEE_INLINE V fold4_each(V a, V b, V c, V d) {
+  const V ac = add(zip_low64(a, c), zip_high64(a, c));  // a0 + a2, a1 + a3, c0 + c2, c1 + c3
+  const V bd = add(zip_low64(b, d), zip_high64(b, d));
+  const V low = zip_low32(ac, bd), high = zip_high32(ac, bd);
+  return add(zip_low64(low, high), zip_high64(low, high));
 }
 
 // The `stride`-apart u32 (kWide) or u16 at `p` of up to four blocks, zero for those beyond `count`.

@@ -3,6 +3,7 @@
 // A further back end (AVX2, NEON) gives the same names and meanings. Included inside each table's own anonymous namespace;
 // PERIGEE_USE_RELAXED_DOT, defined by wasm_relaxed.cc, picks the one operation that differs.
 #pragma once
+#include <stdint.h>
 #include <wasm_simd128.h>
 
 #include "compiler.h"
@@ -84,6 +85,40 @@ PERIGEE_INLINE V negate(V a) { return wasm_f32x4_neg(a); }
 PERIGEE_INLINE V min_or_first(V a, V b) { return wasm_f32x4_pmin(a, b); }  // b < a ? b : a
 PERIGEE_INLINE V max_or_first(V a, V b) { return wasm_f32x4_pmax(a, b); }  // a < b ? b : a
 PERIGEE_INLINE V to_float(V a) { return wasm_f32x4_convert_i32x4(a); }
+
+// 4 halfs, one in the low 16 bits of each lane, as half_to_float.
+PERIGEE_INLINE V halfs_to_float(V h) {
+  const V sign = shift_left32(bit_and(h, splat32(0x8000)), 16);
+  const V magnitude = shift_left32(bit_and(h, splat32(0x7fff)), 13);
+  const V special = bit_and(greater32(magnitude, splat32(0x0f7fffff)), splat32(0x7f800000));
+  const V value = mul(magnitude, splat32(0x77800000));  // 2^112
+  return bit_or(bit_or(value, special), sign);
+}
+
+// The same for halfs that are neither infinite nor NaN, sign-extended to 32 bits.
+PERIGEE_INLINE V finite_halfs_to_float(V h) {
+  return mul(bit_and(shift_left32(h, 13), splat32(int32_t(0x8fffe000))), splat32(0x77800000));
+}
+
+// --- floats at full width: rule 3's 16 lanes are 16 / kFloatLanes of these ----------------------------------------------
+using F = V;
+constexpr int kFloatLanes = 4;
+constexpr int kTileA = 3, kTileB = 4;  // register tiles: 12 sums and 4 operands of 16 registers
+
+PERIGEE_INLINE F load_floats(const float* p) { return load(p); }
+PERIGEE_INLINE void store_floats(float* p, F v) { store(p, v); }
+PERIGEE_INLINE F floats(float v) { return splat_float(v); }
+PERIGEE_INLINE F float_bits(int32_t v) { return splat32(v); }
+constexpr bool kFiniteHalfsPay = true;  // whether it is worth finding out that halfs are finite
+template <bool kFinite>
+PERIGEE_INLINE F load_halfs(const uint8_t* p) {
+  if constexpr (kFinite) return finite_halfs_to_float(load_widen16(p));
+  else return halfs_to_float(load_widen16u(p));
+}
+PERIGEE_INLINE F load_bf16(const uint8_t* p) { return shift_left32(load_widen16u(p), 16); }
+
+// The first steps of rule 3's fold: l with l + 8, l with l + 4.
+PERIGEE_INLINE V fold_to_four(const F lanes[4]) { return add(add(lanes[0], lanes[2]), add(lanes[1], lanes[3])); }
 
 // --- lanes --------------------------------------------------------------------------------------------------------------
 PERIGEE_INLINE V zip_low16(V a, V b) { return wasm_i16x8_shuffle(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }

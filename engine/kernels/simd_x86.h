@@ -87,6 +87,9 @@ PERIGEE_INLINE V negate(V a) { return _mm_xor_si128(a, splat32(INT32_MIN)); }
 PERIGEE_INLINE V min_or_first(V a, V b) { return as_bits(_mm_min_ps(as_floats(b), as_floats(a))); }  // b < a ? b : a
 PERIGEE_INLINE V max_or_first(V a, V b) { return as_bits(_mm_max_ps(as_floats(b), as_floats(a))); }  // a < b ? b : a
 PERIGEE_INLINE V to_float(V a) { return as_bits(_mm_cvtepi32_ps(a)); }
+// Exact, denormals included, whatever the modes; a signalling NaN turns quiet, as any product with it would be.
+PERIGEE_INLINE V halfs_to_float(V h) { return as_bits(_mm_cvtph_ps(_mm_packus_epi32(h, h))); }
+constexpr bool kFiniteHalfsPay = false;
 
 // --- lanes --------------------------------------------------------------------------------------------------------------
 PERIGEE_INLINE V zip_low16(V a, V b) { return _mm_unpacklo_epi16(a, b); }
