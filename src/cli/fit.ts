@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { renderMemoryTable } from '../model/fit.ts';
-import { memoryFor, openModel } from './load-engine.ts';
+import { defaultBatchSize, memoryFor, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, integer, option, withConfigFile, withContextOption, withJsonOption } from './options.ts';
 import { print, printJson } from './output.ts';
@@ -20,7 +20,7 @@ export function fitCommand(): Command {
 }
 
 async function fit(argument: string | undefined, options: FitOptions): Promise<void> {
-  const table = memoryFor(await openModel(await modelPath(argument)), options);
+  const table = memoryFor(await openModel(await modelPath(argument)), { ...options, maxBatchSize: defaultBatchSize });
   if (options.json) printJson(table);
   else {
     print(renderMemoryTable(table));

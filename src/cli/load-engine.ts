@@ -38,7 +38,7 @@ export interface LoadedModel {
 type SizeOptions = Pick<EngineOptions, 'context' | 'chunkSize' | 'maxBatchSize' | 'cacheTokens'>;
 
 /** Requests of one engine that generate at once, unless an option says otherwise: beyond that more would only slow each. */
-const defaultBatchSize = 64;
+export const defaultBatchSize = 64;
 /** The cache holds one full context, and more up to this size, so that many short requests find room beside a long one. */
 const sharedCacheBytes = 256 << 20;
 
