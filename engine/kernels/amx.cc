@@ -20,6 +20,7 @@ namespace perigee {
 namespace {
 
 #include "amx_decode.inl"
+#include "amx_super.inl"
 #include "amx_matmul.inl"
 
 // Fewer activation rows or weight rows leave tiles emptier than their decoding is worth.
@@ -52,9 +53,6 @@ constexpr Kernels make_table() {
   set(F32, vector_matmul<F32, 0>, vector_matmul<F32, 1>);
   set(F16, vector_matmul<F16, 0>, vector_matmul<F16, 1>);
   set(BF16, vector_matmul<BF16, 0>, vector_matmul<BF16, 1>);
-  set(Q2_K, vector_matmul<Q2_K, 0>, vector_matmul<Q2_K, 1>);
-  set(Q3_K, vector_matmul<Q3_K, 0>, vector_matmul<Q3_K, 1>);
-  set(IQ4_XS, vector_matmul<IQ4_XS, 0>, vector_matmul<IQ4_XS, 1>);
   set(Q4_0, matmul<Q4_0, TilesQ4<BlockQ4_0, false>>, vector_matmul<Q4_0, 1>);
   set(Q4_1, matmul<Q4_1, TilesQ4<BlockQ4_1, true>>, vector_matmul<Q4_1, 1>);
   set(Q5_0, matmul<Q5_0, TilesQ5<BlockQ5_0, false>>, vector_matmul<Q5_0, 1>);
@@ -64,6 +62,9 @@ constexpr Kernels make_table() {
   set(Q4_K, matmul<Q4_K, TilesQ4_K>, vector_matmul<Q4_K, 1>);
   set(Q5_K, matmul<Q5_K, TilesQ5_K>, vector_matmul<Q5_K, 1>);
   set(Q6_K, matmul<Q6_K, TilesQ6_K>, vector_matmul<Q6_K, 1>);
+  set(Q2_K, matmul<Q2_K, TilesQ2_K>, vector_matmul<Q2_K, 1>);
+  set(Q3_K, matmul<Q3_K, TilesQ3_K>, vector_matmul<Q3_K, 1>);
+  set(IQ4_XS, matmul<IQ4_XS, TilesIQ4_XS>, vector_matmul<IQ4_XS, 1>);
   k.dequantize = vector_kernel<&Kernels::dequantize>;
   k.quantize = vector_kernel<&Kernels::quantize>;
   k.rms_norm = vector_kernel<&Kernels::rms_norm>;

@@ -57,12 +57,16 @@ PERIGEE_INLINE void superblock_sums(const SuperPanel panels[kPanels], const int8
     tile_load<4>(x[k], 64);
     tile_load<5>(panels[0].w[0][k], 64);
     tile_dot<false, 0, 4, 5>();
-    tile_load<6>(panels[0].w[1][k], 64);
-    tile_dot<Format::kHighSigned, 1, 4, 6>();
+    if constexpr (Format::kPlanes == 2) {
+      tile_load<6>(panels[0].w[1][k], 64);
+      tile_dot<Format::kHighSigned, 1, 4, 6>();
+    }
     tile_load<5>(panels[1].w[0][k], 64);
     tile_dot<false, 2, 4, 5>();
-    tile_load<6>(panels[1].w[1][k], 64);
-    tile_dot<Format::kHighSigned, 3, 4, 6>();
+    if constexpr (Format::kPlanes == 2) {
+      tile_load<6>(panels[1].w[1][k], 64);
+      tile_dot<Format::kHighSigned, 3, 4, 6>();
+    }
   }
   tile_store<0>(sums[0], 64);
   tile_store<1>(sums[1], 64);
@@ -76,31 +80,35 @@ PERIGEE_INLINE void superblock_terms(const SuperPanel panels[kPanels], const Q8_
                                      const TileSums& sums, __m512 (*lanes)[kPanels]) {
   const __m512 d[kPanels] = {panels[0].d, panels[1].d};
   __m512 dmin[kPanels];
-  V16 min[kPanels][4];
-  if constexpr (Format::kHasMin) {
+  V16 min[kPanels][8];
+  if constexpr (Format::kMins > 0) {
     PERIGEE_UNROLL
     for (uint32_t p = 0; p < kPanels; p++) {
       dmin[p] = panels[p].dmin;
       PERIGEE_UNROLL
-      for (int i = 0; i < 4; i++) min[p][i] = panels[p].min[i];
+      for (int i = 0; i < Format::kMins / 2; i++) min[p][i] = panels[p].min[i];
     }
   }
   for (uint32_t m = 0; m < count; m++) {
     const __m512 xd = _mm512_set1_ps(x[m].d[b]);
-    V16 pair[4];  // sums of the activations of two neighbouring sub-blocks
-    if constexpr (Format::kHasMin) {
+    V16 pair[8];  // sums of the activations of two neighbouring sub-blocks
+    if constexpr (Format::kMins > 0) {
+      const int16_t* subs = Format::kMins == 8 ? x[m].sum32 + 8 * b : x[m].sum16 + 16 * b;
       PERIGEE_UNROLL
-      for (uint32_t i = 0; i < 4; i++) pair[i] = splat_load(x[m].sum32 + 8 * b + 2 * i);
+      for (int i = 0; i < Format::kMins / 2; i++) pair[i] = splat_load(subs + 2 * i);
     }
     PERIGEE_UNROLL
     for (uint32_t p = 0; p < kPanels; p++) {
-      const V16 low = _mm512_load_si512(sums[2 * p][m]), high = _mm512_load_si512(sums[2 * p + 1][m]);
-      const V16 isum = _mm512_add_epi32(low, _mm512_slli_epi32(high, Format::kShift));
+      V16 isum = _mm512_load_si512(sums[2 * p][m]);
+      if constexpr (Format::kPlanes == 2) {
+        const V16 high = _mm512_load_si512(sums[2 * p + 1][m]);
+        isum = _mm512_add_epi32(isum, _mm512_slli_epi32(high, Format::kShift));
+      }
       __m512 value = _mm512_mul_ps(d[p], _mm512_cvtepi32_ps(isum));
-      if constexpr (Format::kHasMin) {
+      if constexpr (Format::kMins > 0) {
         V16 msum = _mm512_setzero_si512();
         PERIGEE_UNROLL
-        for (int i = 0; i < 4; i++) msum = _mm512_dpwssd_epi32(msum, min[p][i], pair[i]);
+        for (int i = 0; i < Format::kMins / 2; i++) msum = _mm512_dpwssd_epi32(msum, min[p][i], pair[i]);
         value = _mm512_sub_ps(value, _mm512_mul_ps(dmin[p], _mm512_cvtepi32_ps(msum)));
       }
       lanes[m][p] = _mm512_add_ps(lanes[m][p], _mm512_mul_ps(xd, value));
