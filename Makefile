@@ -16,7 +16,7 @@ EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 PEERS := test/bench/peers
 
-.PHONY: demo serve test asan bench bench-peers build wasm native setup lint format clean
+.PHONY: demo serve test asan bench bench-peers bench-device build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -194,6 +194,12 @@ bench: build
 bench-peers: wasm native $(PEERS)/node_modules/.setup
 	@$(PEERS)/get-llama.sh build/bench/llama.cpp || true
 	@node test/bench/peers.ts $(ARGS)
+
+# One file and the addon, to be carried to machines without npm: `node build/bench/device/device.js` there.
+bench-device: build/native/perigee.node
+	@esbuild test/bench/device.ts --bundle --platform=node --format=esm --outfile=build/bench/device/device.js --log-level=warning \
+	  --banner:js="import { createRequire as toRequire } from 'node:module'; const require = toRequire(import.meta.url);"
+	@cp build/native/perigee.node build/bench/device/
 
 # install, not ci: ci wants the optional packages of other systems in the lock as well.
 $(PEERS)/node_modules/.setup: $(PEERS)/package-lock.json

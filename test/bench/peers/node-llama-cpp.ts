@@ -1,5 +1,6 @@
 /** node-llama-cpp's prebuilt llama.cpp as a peer. Start it with UV_THREADPOOL_SIZE=1: see the README. */
-import { contextTokens, decodePrompt, type Peer, promptTokens, servePeer, timed, type Workload } from './protocol.ts';
+import { promptTokens } from '../prompt.ts';
+import { contextTokens, decodePrompt, type Peer, servePeer, timed, type Workload } from './protocol.ts';
 
 /** The few calls used here; the package is not one that type checking can rely on. */
 interface NodeLlamaCpp {

@@ -25,11 +25,6 @@ export type PeerMessage =
   | { readonly type: 'measured'; readonly seconds: number }
   | { readonly type: 'failed'; readonly why: string };
 
-/** The same prompt for every peer: ids spread over the vocabulary of bench-1b, below its control tokens. */
-export function promptTokens(count: number): number[] {
-  return Array.from({ length: count }, (_, index) => (index * 7919 + 13) % 16_000);
-}
-
 /** A peer's process: loads `argv[2]` for `argv[3]` threads, then measures what it is sent until the channel closes. */
 export function servePeer(load: (file: string, threads: number, variant: string) => Promise<Peer>): void {
   const send = (message: PeerMessage) => process.send?.(message);
