@@ -84,7 +84,7 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;  // needs VNNI
 extern const Kernels kAmxKernels;     // needs AMX-INT8 and what kAvx512Kernels needs
 #elif defined(__aarch64__)
-extern const Kernels kNeonKernels;  // needs the dot product extension
+extern const Kernels kNeonKernels;
 #endif
 
 // The tables of this build, fastest first; select.cc. Whether this CPU runs one is for the door to say.

@@ -14,6 +14,9 @@ const Kernels* const kTables[] = {
 #ifdef __x86_64__
     &kAmxKernels,     &kAvx512Kernels, &kAvx2Kernels,
 #endif
+#ifdef __aarch64__
+    &kNeonKernels,
+#endif
     &kScalarKernels,
 };
 
