@@ -18,21 +18,21 @@ namespace {
 #include "avx512_columns.inl"
 #include "avx512_panel.inl"
 
+// Up to how many activation rows decode is no slower than panels, from memory. Measured.
 template <typename Format>
+constexpr uint32_t kDecodeRows = 2;
+template <>
+constexpr uint32_t kDecodeRows<WideQ6_K> = 4;
+template <>
+constexpr uint32_t kDecodeRows<WideIQ4_XS> = 1;
+
+template <typename Format, uint32_t kN = 1>
 void wide_matmul(const MatmulArgs& a) {
-  switch (a.n) {
-    case 0:
-      return;
-    case 1:
-      return wide_gemv<Format, 1>(a);
-    case 2:
-      return wide_gemv<Format, 2>(a);
-    case 3:
-      return wide_gemv<Format, 3>(a);
-    case 4:
-      return wide_gemv<Format, 4>(a);
-    default:
-      return wide_panels<Format>(a);
+  if constexpr (kN <= kDecodeRows<Format>) {
+    if (a.n == kN) wide_gemv<Format, kN>(a);
+    else wide_matmul<Format, kN + 1>(a);
+  } else {
+    wide_panels<Format>(a);
   }
 }
 

@@ -1,7 +1,5 @@
-// Decode: quantized weights against one to eight activation rows. Each weight row is one sequential stream, unpacked once
+// Decode: quantized weights against a few activation rows. Each weight row is one sequential stream, unpacked once
 // for all activation rows; elements lie along the vectors. Four blocks make a group: rule 2's four lanes.
-
-constexpr int kDecodeRows = 8;
 
 // Four vectors of 16 x i32 to the four sums of their lanes.
 PERIGEE_INLINE __m128i sums_of_four(W a, W b, W c, W d) {

@@ -30,9 +30,12 @@ struct WidePanel {
   }
 
   // Group g of the rows at `blocks`, `stride` blocks apart, the last of `rows` standing in for those beyond; `count` blocks
-  // of each (superblocks: 1).
-  void fill(const typename Format::Block* blocks, size_t stride, uint32_t rows, uint32_t count, uint32_t g) {
+  // of each (superblocks: 1). As many blocks at `ahead` are fetched.
+  void fill(const typename Format::Block* blocks, size_t stride, uint32_t rows, uint32_t count, uint32_t g,
+            const typename Format::Block* ahead) {
     Rows16 from;
+    from.ahead = reinterpret_cast<const char*>(ahead);
+    from.ahead_end = reinterpret_cast<const char*>(ahead + 16 * count);
     for (uint32_t r = 0; r < 16; r++) {
       const uint32_t own = 16 * g + r < rows ? 16 * g + r : rows - 1;
       from.row[r] = reinterpret_cast<const uint8_t*>(blocks + own * stride);
@@ -176,7 +179,10 @@ PERIGEE_INLINE void wide_tiles(const WidePanel<Format>& panel, const WideRow<For
   }
 }
 
-// Up to kWideTokens activation rows, from number `start`.
+// Up to kWideTokens activation rows, from number `start`. Panels read short pieces of 32 rows, which no hardware prefetcher
+// follows, while 32 whole rows are one run of memory: the next run is fetched meanwhile, a piece per panel. Beyond the
+// matrix that does nothing, or fetches what often follows. Panels read short pieces of 32 rows, which no hardware prefetcher
+// follows, while 32 whole rows are one run of memory: it is fetched during the 32 rows before.
 template <typename Format>
 PERIGEE_NOINLINE void wide_pass(const MatmulArgs& a, uint32_t start, uint32_t n) {
   constexpr uint32_t kElements = Format::kSuper ? 256 : 32;
@@ -189,12 +195,15 @@ PERIGEE_NOINLINE void wide_pass(const MatmulArgs& a, uint32_t start, uint32_t n)
   const auto* w = reinterpret_cast<const typename Format::Block*>(a.w);
   F lanes[kWideTokens * 4 * kWideGroups];
   WidePanel<Format> panel;
+  const size_t strip = size_t(kWideRows) * blocks;  // blocks of 32 rows
   for (uint32_t r = 0; r < a.rows; r += kWideRows) {
     const uint32_t rows = a.rows - r < kWideRows ? a.rows - r : kWideRows;
     for (uint32_t i = 0; i < n * 4 * kWideGroups; i++) lanes[i] = _mm512_setzero_ps();
     for (uint32_t b = 0; b < blocks; b += step) {
       const uint32_t count = blocks - b < step ? blocks - b : step;
-      for (uint32_t g = 0; g < kWideGroups; g++) panel.fill(w + size_t(r) * blocks + b, blocks, rows, count, g);
+      const auto* ahead = w + size_t(r) * blocks + strip + size_t(kWideRows) * b;
+      for (uint32_t g = 0; g < kWideGroups; g++)
+        panel.fill(w + size_t(r) * blocks + b, blocks, rows, count, g, ahead + size_t(16) * count * g);
       wide_tiles<Format>(panel, x, n, b, count, lanes);
     }
     for (uint32_t t = 0; t < n; t++)
