@@ -1,5 +1,7 @@
 /** The rounds of one number of threads: A B C A B C, workload by workload, with whatever fails named and left behind. */
 import { execFile } from 'node:child_process';
+import { cpus } from 'node:os';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { LimitsByBackend } from './limits.ts';
@@ -37,6 +39,8 @@ export interface RoundsOptions {
 const longestSeconds = 45;
 /** What takes longer than this is measured in the first round only. */
 const onceSeconds = 15;
+/** An idle machine of two CPUs shows 1 to 3 %. */
+const mostBusy = 0.1;
 /** First touches of memory, and compilation of hot loops. */
 const warmUps: readonly Workload[] = [
   { kind: 'prefill', tokens: 64 },
@@ -47,8 +51,11 @@ export const note = (line: string) => process.stderr.write(`${line}\n`);
 
 export async function measureRounds(options: RoundsOptions): Promise<Column> {
   note(`--threads ${options.threads}: measuring the machine`);
+  const busy = await busyShare();
   const limits = await machineLimits(options.threads);
-  const run = new Run(options, { threads: options.threads, limits, settings: {}, measurements: [], notes: [] });
+  const notes =
+    busy > mostBusy ? [`others kept the CPUs ${(100 * busy).toFixed(0)} % busy before: do not trust this`] : [];
+  const run = new Run(options, { threads: options.threads, limits, settings: {}, measurements: [], notes });
   try {
     for (const spec of options.peers) await run.start(spec);
     for (let round = 0; round < options.rounds && !run.late(round); round++) await run.round(round);
@@ -56,6 +63,22 @@ export async function measureRounds(options: RoundsOptions): Promise<Column> {
     await run.stop();
   }
   return run.column;
+}
+
+/** How much of all CPUs' time anyone used in a second in which this benchmark does nothing. */
+async function busyShare(): Promise<number> {
+  const total = () =>
+    cpus().reduce(
+      ({ all, idle }, { times }) => ({
+        all: all + times.user + times.nice + times.sys + times.irq + times.idle,
+        idle: idle + times.idle,
+      }),
+      { all: 0, idle: 0 },
+    );
+  const before = total();
+  await setTimeout(1000);
+  const after = total();
+  return 1 - (after.idle - before.idle) / (after.all - before.all);
 }
 
 async function machineLimits(threads: number): Promise<LimitsByBackend> {
