@@ -18,21 +18,24 @@ vi.mock('../../src/runtime/assets.ts', async (original) => ({
 }));
 
 // `make test` builds it where there is a C++ compiler.
-it.skipIf(!existsSync(addon.file))('a native addon with one wrong kernel is caught and named', async () => {
-  // The self-check at load looks at kernels, each for a moment; it does not meet the first position of a second page.
-  expect(nativeSupport()).toMatchObject({ available: true });
-  const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
-  const load = (backend: 'wasm' | 'native') => ({
-    name: backend,
-    load: () => loadRuntime({ ...model, backend, threads: 2, taps: true, batchTokens: 64 }),
-  });
-  const tokens = someTokens(pageTokens + 20, model.config.vocabulary);
-  const { candidates } = await conform([load('wasm'), load('native')], tokens);
-  expect(candidates[0]).toMatchObject({
-    name: 'native',
-    backend: 'native',
-    band: 'equal bits',
-    agrees: false,
-    first: { tap: 'attention', layer: 0, token: pageTokens },
-  });
-});
+it.skipIf(!existsSync(addon.file))(
+  'a wrong kernel in the addon is caught and named (make test builds it)',
+  async () => {
+    // The self-check at load looks at kernels, each for a moment; it does not meet the first position of a second page.
+    expect(nativeSupport()).toMatchObject({ available: true });
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const load = (backend: 'wasm' | 'native') => ({
+      name: backend,
+      load: () => loadRuntime({ ...model, backend, threads: 2, taps: true, batchTokens: 64 }),
+    });
+    const tokens = someTokens(pageTokens + 20, model.config.vocabulary);
+    const { candidates } = await conform([load('wasm'), load('native')], tokens);
+    expect(candidates[0]).toMatchObject({
+      name: 'native',
+      backend: 'native',
+      band: 'equal bits',
+      agrees: false,
+      first: { tap: 'attention', layer: 0, token: pageTokens },
+    });
+  },
+);

@@ -16,7 +16,7 @@ const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 const core = path('../../build/test/core-broken.wasm');
 
 // `make test` builds it; vitest alone does not.
-describe.skipIf(!existsSync(core))('a core with one wrong kernel', () => {
+describe.skipIf(!existsSync(core))('a core with one wrong kernel (make test builds it)', () => {
   async function compare(tokens: number) {
     const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
     const options = { ...model, backend: 'wasm', isa: 'simd128', threads: 2, taps: true, batchTokens: 64 } as const;
