@@ -9,7 +9,7 @@
 // Tile registers: 0-3 sums, 4 and 7 activations, 5 and 6 weights.
 
 constexpr uint32_t kPanels = 2, kStripRows = 16 * kPanels;
-constexpr uint32_t kPassTokens = 48;  // with it everything here takes 62 KiB of stack
+constexpr uint32_t kPassTokens = 48;  // with it everything here takes 64 KiB of stack
 
 template <typename Format>
 constexpr bool kSuper = sizeof(typename Format::Block) > 64;
