@@ -6,6 +6,7 @@ import type { ParsedCall } from '../chat/tool-call.ts';
 import { countToolCalls } from '../chat/tools.ts';
 import type { ChatEvent, Conversation } from '../chat/types.ts';
 import { perigeeError } from '../errors.ts';
+import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineClient, FinishReason, GenerationEvent, GenerationTiming } from '../scheduler/types.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
@@ -25,12 +26,24 @@ export interface ChatRequest {
   readonly toolCalls: boolean;
   /** False: the answer ends with its first tool call. */
   readonly parallelToolCalls: boolean;
+  /** Before so many tokens neither an end of turn nor a stop string ends the answer. */
+  readonly minTokens?: number;
+  /** Asks for log-probabilities of the text's tokens, and of so many likeliest ones in the place of each. */
+  readonly topLogprobs?: number;
 }
 
 export interface ChatStarted {
   readonly type: 'started';
   readonly promptTokens: number;
   readonly cachedTokens: number;
+}
+
+/** A piece of the answer's text. */
+export interface ChatText {
+  readonly type: 'text';
+  readonly text: string;
+  /** Of the tokens since the last piece; joined they are the text, unless a stop string cut the last one. */
+  readonly logprobs?: readonly TokenLogprobs[];
 }
 
 export interface ChatFinished {
@@ -48,28 +61,38 @@ export interface ChatFinished {
 }
 
 /** A chat from its start to its end: one `started`, then the answer's events, then one `finished`. */
-export type ChatStreamEvent = ChatStarted | ChatEvent | ChatFinished;
+export type ChatStreamEvent = ChatStarted | Exclude<ChatEvent, { type: 'text' }> | ChatText | ChatFinished;
+
+/** The prompt of a request in token ids. Throws TEMPLATE_*. */
+export function chatPrompt({ conversation }: ChatRequest, tokenizer: Tokenizer): readonly number[] {
+  return renderPrompt(conversation, tokenizer).ids;
+}
 
 /**
  * Answers a conversation. Throws TEMPLATE_*, CONTEXT_LENGTH_EXCEEDED, QUEUE_FULL and ENGINE_FAILED; aborting the signal, or
- * leaving the loop, ends the generation before the engine's next step.
+ * leaving the loop, ends the generation before the engine's next step. Several answers to one request share its `prompt`.
  */
 export async function* chat(
   engine: EngineClient,
   tokenizer: Tokenizer,
   request: ChatRequest,
   signal?: AbortSignal,
+  prompt = chatPrompt(request, tokenizer),
 ): AsyncGenerator<ChatStreamEvent, void, void> {
-  const prompt = renderPrompt(request.conversation, tokenizer).ids;
   const maxTokens = answerLimit(prompt.length, request.maxTokens, engine.contextTokens);
   const answer = new Answer(tokenizer, request, prompt);
+  const stopTokens = [...(request.ignoreEndOfTurn ? [] : tokenizer.stopTokens), ...request.stopTokens];
   const generation = engine.generate(
     {
       id: randomUUID(),
       prompt,
       maxTokens,
-      sampling: samplingFor(request, tokenizer),
-      stopTokens: [...(request.ignoreEndOfTurn ? [] : tokenizer.stopTokens), ...request.stopTokens],
+      sampling: {
+        ...samplingFor(request, tokenizer),
+        postponed: { tokens: stopTokens, count: request.minTokens ?? 0 },
+      },
+      stopTokens,
+      ...(request.topLogprobs !== undefined && { logprobs: { top: request.topLogprobs, prompt: false } }),
     },
     signal,
   );
@@ -82,7 +105,8 @@ export async function* chat(
   yield answer.finished();
 }
 
-function answerLimit(promptTokens: number, maxTokens: number | null, contextTokens: number): number {
+/** Most tokens an answer may have. Throws CONTEXT_LENGTH_EXCEEDED and MAX_TOKENS_EXCEEDS_CONTEXT. */
+export function answerLimit(promptTokens: number, maxTokens: number | null, contextTokens: number): number {
   if (promptTokens >= contextTokens) throw perigeeError('CONTEXT_LENGTH_EXCEEDED', { promptTokens, contextTokens });
   if (maxTokens !== null && promptTokens + maxTokens > contextTokens) {
     throw perigeeError(
@@ -107,6 +131,7 @@ function samplingFor(request: ChatRequest, tokenizer: Tokenizer): SamplingOption
 /** Turns the engine's events into the chat's, and knows when the answer is over. */
 class Answer {
   readonly #parser: OutputParser;
+  readonly #tokenizer: Tokenizer;
   readonly #stops: StopStrings;
   readonly #request: ChatRequest;
   readonly #clock = new Stopwatch();
@@ -117,8 +142,11 @@ class Answer {
   #stopString: string | null = null;
   #timing: GenerationTiming | null = null;
   #over = false;
+  /** Of the text's tokens that no piece has told of. */
+  #logprobs: TokenLogprobs[] = [];
 
   constructor(tokenizer: Tokenizer, request: ChatRequest, prompt: readonly number[]) {
+    this.#tokenizer = tokenizer;
     this.#request = request;
     this.#promptTokens = prompt.length;
     this.#stops = new StopStrings(request.stopStrings);
@@ -144,10 +172,14 @@ class Answer {
     } else if (event.type === 'token') {
       this.#clock.token();
       this.#completionTokens++;
-      yield* this.#search(this.#parser.push(event.token));
+      const events = this.#parser.push(event.token);
+      if (event.logprobs && this.#parser.inText && !this.#tokenizer.isSpecial(event.token)) {
+        this.#logprobs.push(event.logprobs);
+      }
+      yield* this.#search(events);
       const oneCall = !this.#request.parallelToolCalls && this.#parser.calls[0]?.complete;
       if (oneCall) this.#over = true;
-    } else {
+    } else if (event.type === 'ended') {
       this.#reason = event.reason;
       this.#timing = event.timing;
       if (event.stopToken !== null) this.#completionTokens++;
@@ -173,15 +205,19 @@ class Answer {
   }
 
   /** Passes events on, the text among them less the stop string that ends the answer. */
-  *#search(events: readonly ChatEvent[]): Generator<ChatEvent, void, void> {
+  *#search(events: readonly ChatEvent[]): Generator<ChatStreamEvent, void, void> {
     for (const event of events) {
       if (event.type !== 'text') {
         yield* this.#held();
         yield event;
         continue;
       }
+      if (this.#completionTokens < (this.#request.minTokens ?? 0)) {
+        yield this.#said(event.text);
+        continue;
+      }
       const { text, stop } = this.#stops.push(event.text);
-      if (text !== '') yield { type: 'text', text };
+      if (text !== '') yield this.#said(text);
       if (stop !== null) {
         this.#stopString = stop;
         this.#over = true;
@@ -190,9 +226,16 @@ class Answer {
     }
   }
 
-  *#held(): Generator<ChatEvent, void, void> {
+  *#held(): Generator<ChatStreamEvent, void, void> {
     const text = this.#stops.end();
-    if (text !== '') yield { type: 'text', text };
+    if (text !== '') yield this.#said(text);
+  }
+
+  #said(text: string): ChatText {
+    if (this.#request.topLogprobs === undefined) return { type: 'text', text };
+    const logprobs = this.#logprobs;
+    this.#logprobs = [];
+    return { type: 'text', text, logprobs };
   }
 }
 

@@ -26,6 +26,8 @@ export interface OutputParser {
   end(reason: OutputEnd): ChatEvent[];
   /** tool_calls if at least one call was made, unless the output was cut inside one. */
   finishReason(reason: OutputEnd): OutputEnd | 'tool_calls';
+  /** The output is in the answer's text: outside of reasoning and tool calls. */
+  readonly inText: boolean;
   /** The calls announced so far. */
   readonly calls: readonly ParsedCall[];
   /** Tokens of the reasoning, its markers included. */
@@ -96,6 +98,10 @@ class KimiParser implements OutputParser {
     const { calls } = this;
     if (calls.length === 0 || (reason === 'length' && !calls.at(-1)!.complete)) return reason;
     return 'tool_calls';
+  }
+
+  get inText(): boolean {
+    return this.#state === 'text';
   }
 
   get calls(): readonly ParsedCall[] {

@@ -9,6 +9,7 @@ export class LogitAdjustments {
   readonly #counts = new Map<number, number>();
   readonly #penalizesSeen: boolean;
   readonly #penalizesCounts: boolean;
+  #generated = 0;
 
   constructor(options: SamplingOptions, prompt: ArrayLike<number>) {
     this.#options = options;
@@ -20,8 +21,16 @@ export class LogitAdjustments {
   /** False if `apply` would change nothing. */
   get any(): boolean {
     return (
-      this.#options.logitBias.length > 0 || this.#seen.size > 0 || (this.#penalizesCounts && this.#counts.size > 0)
+      this.#options.logitBias.length > 0 ||
+      this.#seen.size > 0 ||
+      (this.#penalizesCounts && this.#counts.size > 0) ||
+      this.#postponed.length > 0
     );
+  }
+
+  get #postponed(): readonly number[] {
+    const { postponed } = this.#options;
+    return postponed !== undefined && this.#generated < postponed.count ? postponed.tokens : [];
   }
 
   apply(logits: Float64Array): void {
@@ -31,11 +40,14 @@ export class LogitAdjustments {
       const logit = logits[id]!;
       logits[id] = logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty;
     }
-    if (!this.#penalizesCounts) return;
-    for (const [id, count] of this.#counts) logits[id]! -= presencePenalty + frequencyPenalty * count;
+    if (this.#penalizesCounts) {
+      for (const [id, count] of this.#counts) logits[id]! -= presencePenalty + frequencyPenalty * count;
+    }
+    for (const id of this.#postponed) logits[id] = Number.NEGATIVE_INFINITY;
   }
 
   record(token: number): void {
+    this.#generated++;
     if (this.#penalizesSeen) this.#seen.add(token);
     if (this.#penalizesCounts) this.#counts.set(token, (this.#counts.get(token) ?? 0) + 1);
   }

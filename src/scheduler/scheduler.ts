@@ -212,7 +212,8 @@ class Scheduler implements EngineClient {
     if (this.#running.length >= this.#places) return false;
     let reserved = 0;
     for (const { tokens, table } of this.#running) reserved += pagesFor(tokens.length + 1) - table.pages.length + 1;
-    return pagesToStart(this.#cache, sequence.tokens) + reserved <= this.#pool.free + this.#cache.idle;
+    const needed = sequence.scoring ? pagesFor(sequence.tokens.length + 1) : pagesToStart(this.#cache, sequence.tokens);
+    return needed + reserved <= this.#pool.free + this.#cache.idle;
   }
 
   #start(sequence: Sequence): void {
@@ -227,7 +228,7 @@ class Scheduler implements EngineClient {
   #plan(): StepPart[] {
     const active = this.#running.filter((sequence) => !sequence.paused);
     for (const sequence of active) sequence.catchUp();
-    return planStep(active, this.#runtime.limits.batchTokens);
+    return planStep(active, this.#runtime.limits);
   }
 
   /**
@@ -248,12 +249,14 @@ class Scheduler implements EngineClient {
     const { vocabulary } = this.config;
     let row = 0;
     for (const { sequence, count } of parts) {
+      const rows = sequence.outputs(count).map(() => logits.subarray(row * vocabulary, ++row * vocabulary));
       sequence.computedMore(count);
-      if (sequence.pending > 0) continue;
-      const start = row++ * vocabulary;
+      const next = sequence.pending === 0 ? rows.pop() : undefined;
       if (sequence.cancelled) continue;
+      sequence.score(rows);
+      if (next === undefined) continue;
       try {
-        if (sequence.advance(logits.subarray(start, start + vocabulary), this.contextTokens)) this.#retire(sequence);
+        if (sequence.advance(next, this.contextTokens)) this.#retire(sequence);
       } catch (error) {
         // What a sampler cannot do is that request's affair, not the engine's.
         sequence.events.fail(error);

@@ -1,4 +1,5 @@
 /** One request on its way through the engine: its tokens, its pages, how far it is computed, and who listens. */
+import { type TokenLogprobs, tokenLogprobs } from '../sampling/logprobs.ts';
 import type { Sampler } from '../sampling/types.ts';
 import { EventChannel } from './event-channel.ts';
 import type { PageTable } from './page-table.ts';
@@ -28,6 +29,8 @@ export class Sequence {
   /** Positions whose latents are in the pages, from 0. */
   computed = 0;
   cancelled = false;
+  /** Positions of the prompt whose logits have told about the token after them; the last one's tell the first of the answer. */
+  #scored = 0;
   readonly #submittedAt = performance.now();
   #startedAt = 0;
   #firstTokenAt = 0;
@@ -47,6 +50,23 @@ export class Sequence {
     return this.tokens.length - this.computed;
   }
 
+  /** The logits of some of the prompt's positions are wanted and not yet there, so these must be computed here. */
+  get scoring(): boolean {
+    return this.request.logprobs?.prompt === true && this.#scored < this.request.prompt.length - 1;
+  }
+
+  /** Which of the next `count` tokens' logits are wanted, ascending, as indices among them. */
+  outputs(count: number): number[] {
+    const last = count === this.pending ? [count - 1] : [];
+    if (!this.scoring) return last;
+    const end = Math.min(this.computed + count, this.request.prompt.length - 1);
+    const prompt: number[] = [];
+    for (let position = Math.max(this.#scored, this.computed); position < end; position++) {
+      prompt.push(position - this.computed);
+    }
+    return [...prompt, ...last];
+  }
+
   /** Its consumer lags behind: nothing is computed for it until that changes. */
   get paused(): boolean {
     return this.events.full;
@@ -64,7 +84,7 @@ export class Sequence {
 
   /** Leaves the queue: takes over what is cached of its text. */
   start(): void {
-    this.computed = this.table.adopt(this.tokens);
+    this.computed = this.scoring ? 0 : this.table.adopt(this.tokens);
     if (this.started) return;
     this.#startedAt = performance.now();
     this.events.push({ type: 'started', promptTokens: this.request.prompt.length, cachedTokens: this.computed });
@@ -72,6 +92,7 @@ export class Sequence {
 
   /** Takes over pages that others have computed meanwhile. */
   catchUp(): void {
+    if (this.scoring) return;
     if (this.pending > 1 && this.computed === this.table.sharedPositions) this.computed = this.table.adopt(this.tokens);
   }
 
@@ -87,20 +108,31 @@ export class Sequence {
     this.computed = 0;
   }
 
+  /** Tells the log-probabilities of the prompt's tokens behind the next positions to be scored, one row of `logits` each. */
+  score(logits: readonly Float32Array[]): void {
+    const { prompt, logprobs } = this.request;
+    const first = this.#scored + 1;
+    const tokens = logits.map((row, i) => tokenLogprobs(row, prompt[first + i] as number, logprobs?.top ?? 0));
+    this.#scored += tokens.length;
+    if (tokens.length > 0) this.events.push({ type: 'prompt-logprobs', tokens });
+  }
+
   /** Takes the next token from the logits of its last position. Returns true when that ended the sequence. Throws NO_TOKEN_ALLOWED. */
   advance(logits: Float32Array, contextTokens: number): boolean {
     const token = this.#sampler.next(logits);
     if (this.#decoded === 0) this.#firstTokenAt = performance.now();
     this.#decoded++;
-    if (this.request.stopTokens.includes(token)) return this.#end('stop', token);
+    const { logprobs: wanted, stopTokens } = this.request;
+    const logprobs = wanted && tokenLogprobs(logits, token, wanted.top);
+    if (stopTokens.includes(token)) return this.#end('stop', token, logprobs);
     this.tokens.push(token);
-    this.events.push({ type: 'token', token });
+    this.events.push({ type: 'token', token, ...(logprobs && { logprobs }) });
     const full = this.#decoded >= this.request.maxTokens || this.tokens.length >= contextTokens;
     return full && this.#end('length', null);
   }
 
-  #end(reason: FinishReason, stopToken: number | null): true {
-    this.events.push({ type: 'ended', reason, stopToken, timing: this.#timing() });
+  #end(reason: FinishReason, stopToken: number | null, logprobs?: TokenLogprobs): true {
+    this.events.push({ type: 'ended', reason, stopToken, ...(logprobs && { logprobs }), timing: this.#timing() });
     this.events.end();
     return true;
   }

@@ -8,12 +8,35 @@ export interface StepPart {
   readonly count: number;
 }
 
+/** What one step may have. */
+export interface StepLimits {
+  readonly batchTokens: number;
+  readonly batchOutputs: number;
+}
+
+/** A plan in which no step has more rows of logits than it may: prompts that are scored get shorter parts. */
+export function planStep(sequences: readonly Sequence[], { batchTokens, batchOutputs }: StepLimits): StepPart[] {
+  const parts = shareOut(sequences, batchTokens);
+  // Each part may need one row for the token after it.
+  let rows = batchOutputs - parts.length;
+  return parts.map((part) => {
+    const outputs = part.sequence.outputs(part.count);
+    if (outputs.length <= rows + 1) {
+      rows -= Math.max(0, outputs.length - 1);
+      return part;
+    }
+    const count = 1 + (outputs[rows] as number);
+    rows = 0;
+    return { sequence: part.sequence, count };
+  });
+}
+
 /**
  * Shares `batchTokens` tokens out among `sequences`, oldest first, of which there are no more than that. Those that decode come
  * first: each costs one token and somebody waits for it. Of the rest the oldest prompt is sure of its even share, so that none
  * starves; what remains goes to the prompts that need least, so that short ones start soon.
  */
-export function planStep(sequences: readonly Sequence[], batchTokens: number): StepPart[] {
+function shareOut(sequences: readonly Sequence[], batchTokens: number): StepPart[] {
   const parts: StepPart[] = sequences
     .filter((sequence) => sequence.pending === 1)
     .map((sequence) => ({ sequence, count: 1 }));
@@ -34,12 +57,13 @@ export function planStep(sequences: readonly Sequence[], batchTokens: number): S
 /**
  * Leaves out the sequences that would begin a page which an older one is computing from the same text: they take that page over
  * when it is done. So a prompt that several requests share is computed once.
+ * A prompt that is scored needs all of its logits and takes nothing over.
  */
 function withoutTwins(prompting: readonly Sequence[]): Sequence[] {
   const underWay = new Set<string>();
   return prompting.filter((sequence) => {
     const key = sequence.table.nextPageKey(sequence.tokens);
-    if (key === null) return true;
+    if (key === null || sequence.scoring) return true;
     if (underWay.has(key) && sequence.computed === sequence.table.sharedPositions) return false;
     underWay.add(key);
     return true;
@@ -47,7 +71,7 @@ function withoutTwins(prompting: readonly Sequence[]): Sequence[] {
 }
 
 /**
- * The step as the runtime wants it, with one row of logits for each part that completes what its sequence has, in their order.
+ * The step as the runtime wants it, with the rows of logits that each part's sequence wants, in their order.
  * The sequences' pages must already reach the last planned position.
  */
 export function stepBatch(parts: readonly StepPart[]): StepBatch {
@@ -58,12 +82,12 @@ export function stepBatch(parts: readonly StepPart[]): StepBatch {
   const outputs: number[] = [];
   let next = 0;
   parts.forEach(({ sequence, count }, index) => {
+    outputs.push(...sequence.outputs(count).map((i) => next + i));
     for (let i = 0; i < count; i++, next++) {
       tokens[next] = sequence.tokens[sequence.computed + i] as number;
       positions[next] = sequence.computed + i;
       sequences[next] = index;
     }
-    if (count === sequence.pending) outputs.push(next - 1);
   });
   const pageTables = parts.map((part) => Int32Array.from(part.sequence.table.pages));
   return { tokens, positions, sequences, pageTables, outputs: Int32Array.from(outputs) };

@@ -3,6 +3,7 @@
  * front's business. Plain data throughout, since it crosses a process boundary.
  */
 import type { ModelConfig } from '../model/config.ts';
+import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
 
 export interface GenerationRequest {
@@ -12,17 +13,27 @@ export interface GenerationRequest {
   readonly sampling: SamplingOptions;
   /** Ids that end the generation; the id itself is reported in the end event, not as a token. */
   readonly stopTokens: readonly number[];
+  /** Asks for log-probabilities of the tokens, and of the `top` likeliest in the place of each. */
+  readonly logprobs?: {
+    readonly top: number;
+    /** Those of the prompt's tokens too. Such a prompt is computed whole: nothing of it is taken from the cache. */
+    readonly prompt: boolean;
+  };
 }
 
 export type FinishReason = 'stop' | 'length';
 
 export type GenerationEvent =
   | { readonly type: 'started'; readonly promptTokens: number; readonly cachedTokens: number }
-  | { readonly type: 'token'; readonly token: number }
+  /** Of the prompt's next tokens, from its second on: nothing foretells the first. All come before the first `token`. */
+  | { readonly type: 'prompt-logprobs'; readonly tokens: readonly TokenLogprobs[] }
+  | { readonly type: 'token'; readonly token: number; readonly logprobs?: TokenLogprobs }
   | {
       readonly type: 'ended';
       readonly reason: FinishReason;
       readonly stopToken: number | null;
+      /** Of the stop token. */
+      readonly logprobs?: TokenLogprobs;
       readonly timing: GenerationTiming;
     };
 

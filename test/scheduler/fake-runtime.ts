@@ -15,6 +15,8 @@ export interface FakeRuntimeOptions {
   readonly context?: number;
   /** Most sequences of a step; default 1. */
   readonly sequences?: number;
+  /** Most rows of logits of a step; default: one for each sequence. */
+  readonly outputs?: number;
   /** Runs before each step; may wait, or throw to make the runtime fail. */
   readonly beforeStep?: (batch: StepBatch) => Promise<void> | void;
 }
@@ -34,9 +36,10 @@ export class FakeRuntime implements Runtime {
 
   constructor(options: FakeRuntimeOptions) {
     const { vocabulary = 64, pages = 8, batchTokens = 16, context = pages * pageTokens, sequences = 1 } = options;
+    const { outputs = sequences } = options;
     this.#options = options;
     this.config = { ...shape, vocabulary, context };
-    this.limits = { batchTokens, batchOutputs: sequences, batchSequences: sequences, pages, context };
+    this.limits = { batchTokens, batchOutputs: outputs, batchSequences: sequences, pages, context };
     this.#memory = new Int32Array(pages * pageTokens).fill(-1);
   }
 
