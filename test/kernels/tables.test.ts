@@ -20,7 +20,7 @@ interface Shape {
   readonly n: number;
 }
 
-/** Shapes with tails everywhere: rows around the panel's 8, blocks around the 4 lanes, n around tiles, passes and decode. */
+/** Shapes with tails everywhere: rows around panels of 8 and 32, blocks around the 4 lanes, n around tiles, passes and decode. */
 function shapesOf(type: TypeName): Shape[] {
   const elements = TYPES[type][1];
   const cols = elements === 1 ? [1, 15, 16, 40, 256, 300, 531] : [1, 2, 3, 4, 5, 8, 9, 13].map((b) => b * elements);
@@ -29,7 +29,9 @@ function shapesOf(type: TypeName): Shape[] {
     for (const n of [1, 2, 3, 4, 5, 6, 7, 8, 9]) shapes.push({ rows: 1 + ((i * 9 + n * 5) % 17), cols: c, n });
   const whole = elements === 1 ? 300 : 5 * elements;
   for (let rows = 1; rows <= 17; rows++) shapes.push({ rows, cols: whole, n: 1 + (rows % 6) });
-  shapes.push({ rows: 9, cols: whole, n: 33 }, { rows: 3, cols: whole, n: 67 });
+  for (let n = 10; n <= 20; n++) shapes.push({ rows: 31 + (n % 3), cols: whole, n });
+  shapes.push({ rows: 9, cols: whole, n: 33 }, { rows: 3, cols: whole, n: 67 }, { rows: 35, cols: whole, n: 131 });
+  shapes.push({ rows: 33, cols: 7168, n: 1 }, { rows: 33, cols: 7168, n: 6 });
   return shapes;
 }
 
