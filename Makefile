@@ -16,7 +16,7 @@ EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 PEERS := test/bench/peers
 
-.PHONY: demo serve test asan bench bench-peers bench-device build wasm native setup lint format clean
+.PHONY: demo serve test asan endurance bench bench-peers bench-device build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -168,6 +168,10 @@ build/asan/perigee.node: $(SANITIZED)
 asan: build/asan/perigee.node wasm
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$($(NATIVE_CXX) -print-file-name=libasan.so):$$($(NATIVE_CXX) -print-file-name=libubsan.so) \
 	  vitest run --config test/native/sanitized.config.ts $(ARGS)
+
+# A thousand loads and ten thousand steps; the memory printed in between must not grow.
+endurance: native
+	node test/native/endurance.ts $(ARGS)
 
 # --- the npm package's dist/ --------------------------------------------------------------------------------------------
 build: dist/perigee.js

@@ -7,7 +7,8 @@ namespace perigee {
 struct alignas(64) Barrier {
   int32_t arrived;
   int32_t generation;
-  int32_t aborted;  // set from outside when a rank has died: everyone waiting leaves
+  int32_t aborted;   // set from outside when a rank has died: everyone waiting leaves
+  int32_t sleepers;  // ranks that may be asleep: waking is a system call, and mostly nobody needs it
 };
 
 // Waits until `ranks` ranks have arrived. Looks `spins` times before sleeping. Leaves the step when the barrier was aborted.
