@@ -1,8 +1,11 @@
-// Latent attention over pages: scores in tiles of query rows x positions while a page's keys are in L1, softmax per row,
-// then the weighted sum of the values with a strip of the output in registers.
+// Latent attention over pages: scores in tiles of query rows x positions, softmax per row, then the weighted sum of the
+// values with a strip of the output in registers.
 
-constexpr uint32_t kSpan = 8;        // positions at a time: 18 KiB of keys of 576 floats
-constexpr uint32_t kBlockRows = 64;  // query rows that meet all keys before the next do: with their scores they stay in L2
+// Positions at a time. Scores: 18 KiB of keys of 576 floats stay in L1 while the query rows meet them. Values: a strip's
+// sums are read and written once per span, so longer ones pay; 16 positions are 32 KiB.
+constexpr uint32_t kScoreSpan = 8, kValueSpan = 16;
+// Query rows that meet all keys before the next do: with their scores they stay in L2.
+constexpr uint32_t kBlockRows = 16 * kTileA;
 
 // Scores of kR query rows for kP positions.
 template <int kR, int kP>
@@ -48,7 +51,7 @@ PERIGEE_INLINE uint32_t seen(uint32_t length, uint32_t position, uint32_t count)
   return length <= position ? 0 : least(length - position, count);
 }
 
-// A run of positions inside one page, short enough to stay in L1 while all query rows meet it.
+// A run of positions inside one page.
 struct Span {
   const float* keys;  // [count][key_dim]
   uint32_t position, count;
@@ -57,12 +60,12 @@ struct Span {
 // Calls body(width, row, span) for every span and row tile with the positions all its rows see, and then with width 1
 // for those only some see.
 template <typename Body>
-PERIGEE_INLINE void for_spans(const AttentionArgs& a, uint32_t first, uint32_t rows, Body body) {
+PERIGEE_INLINE void for_spans(const AttentionArgs& a, uint32_t first, uint32_t rows, uint32_t length, Body body) {
   const uint32_t longest = Lengths(a, first, rows).longest;
   for (uint32_t position = 0; position < longest;) {
     const uint32_t offset = position % a.page_tokens;
     const Span span = {a.pages[position / a.page_tokens] + size_t(offset) * a.key_dim, position,
-                       least(least(kSpan, a.page_tokens - offset), longest - position)};
+                       least(least(length, a.page_tokens - offset), longest - position)};
     for_tiles(rows, [&](auto width, uint32_t tile) {
       constexpr int kR = decltype(width)::value;
       const uint32_t row = first + tile;
@@ -88,24 +91,29 @@ PERIGEE_INLINE void score_rows(const AttentionArgs& a, uint32_t row, const Span&
   for (; j < span.count; j++) score_tile<kR, 1>(a, row, span.keys + size_t(j) * a.key_dim, span.position + j);
 }
 
-// Columns [c, c + kC vectors) of out += sum of p_j v_j over a span, for kR query rows, in registers.
+// Columns [c, c + kC vectors) of out += sum of p_j v_j over a span, for kR query rows, in registers. Every row's first
+// span starts at position 0 and its sums at +0.0, whatever `out` holds.
+// Rows are told by strides: pointers to each leave g++ too few registers.
 template <int kR, int kC>
-PERIGEE_INLINE void value_tile(float* const out[kR], const float* const p[kR], const Span& span, uint32_t key_dim,
-                               uint32_t c) {
+PERIGEE_NOINLINE void value_tile(const AttentionArgs& a, uint32_t row, const Span& span, uint32_t c) {
+  float* out = a.out + size_t(row) * a.value_dim + c;
+  const float* p = a.scores + row * a.score_stride + span.position;
+  const size_t out_stride = a.value_dim, p_stride = a.score_stride, key_dim = a.key_dim;
   F acc[kR][kC];
   PERIGEE_UNROLL
   for (int i = 0; i < kR; i++) {
     PERIGEE_UNROLL
-    for (int g = 0; g < kC; g++) acc[i][g] = load_floats(out[i] + c + kFloatLanes * g);
+    for (int g = 0; g < kC; g++)
+      acc[i][g] = span.position == 0 ? floats(0.0f) : load_floats(out + i * out_stride + kFloatLanes * g);
   }
   const float* v = span.keys + c;
-  for (uint32_t j = 0; j < span.count; j++, v += key_dim) {
+  for (const float* end = p + span.count; p < end; p++, v += key_dim) {
     F value[kC];
     PERIGEE_UNROLL
     for (int g = 0; g < kC; g++) value[g] = load_floats(v + kFloatLanes * g);
     PERIGEE_UNROLL
     for (int i = 0; i < kR; i++) {
-      const F weight = floats(p[i][j]);
+      const F weight = floats(p[i * p_stride]);
       PERIGEE_UNROLL
       for (int g = 0; g < kC; g++) acc[i][g] = add(acc[i][g], mul(weight, value[g]));
     }
@@ -113,37 +121,40 @@ PERIGEE_INLINE void value_tile(float* const out[kR], const float* const p[kR], c
   PERIGEE_UNROLL
   for (int i = 0; i < kR; i++) {
     PERIGEE_UNROLL
-    for (int g = 0; g < kC; g++) store_floats(out[i] + c + kFloatLanes * g, acc[i][g]);
+    for (int g = 0; g < kC; g++) store_floats(out + i * out_stride + kFloatLanes * g, acc[i][g]);
   }
 }
 
 // out += sum of p_j v_j over a span, for kR query rows.
 template <int kR>
 PERIGEE_INLINE void value_rows(const AttentionArgs& a, uint32_t row, const Span& span) {
-  float* out[kR];
-  const float* p[kR];
-  for (int i = 0; i < kR; i++) {
-    out[i] = a.out + size_t(row + i) * a.value_dim;
-    p[i] = a.scores + (row + i) * a.score_stride + span.position;
-  }
   uint32_t c = 0;
-  for (; c + kTileB * kFloatLanes <= a.value_dim; c += kTileB * kFloatLanes)
-    value_tile<kR, kTileB>(out, p, span, a.key_dim, c);
-  for (; c + kFloatLanes <= a.value_dim; c += kFloatLanes) value_tile<kR, 1>(out, p, span, a.key_dim, c);
-  if (c == a.value_dim) return;
-  for (int i = 0; i < kR; i++)
+  for (; c + kTileB * kFloatLanes <= a.value_dim; c += kTileB * kFloatLanes) value_tile<kR, kTileB>(a, row, span, c);
+  for (; c + kFloatLanes <= a.value_dim; c += kFloatLanes) value_tile<kR, 1>(a, row, span, c);
+  for (uint32_t i = row; i < row + kR && c < a.value_dim; i++) {
+    float* rest = a.out + size_t(i) * a.value_dim + c;
+    for (uint32_t k = 0; k < a.value_dim - c && span.position == 0; k++) rest[k] = 0.0f;
     for (uint32_t j = 0; j < span.count; j++)
-      axpy(p[i][j], span.keys + size_t(j) * a.key_dim + c, a.value_dim - c, out[i] + c);
+      axpy(a.scores[i * a.score_stride + span.position + j], span.keys + size_t(j) * a.key_dim + c, a.value_dim - c, rest);
+  }
+}
+
+// The two passes are functions of their own: compilers then find registers for each tile.
+PERIGEE_NOINLINE void score_block(const AttentionArgs& a, uint32_t first, uint32_t rows) {
+  for_spans(a, first, rows, kScoreSpan,
+            [&](auto width, uint32_t row, const Span& span) { score_rows<decltype(width)::value>(a, row, span); });
+}
+
+PERIGEE_NOINLINE void value_block(const AttentionArgs& a, uint32_t first, uint32_t rows) {
+  for_spans(a, first, rows, kValueSpan,
+            [&](auto width, uint32_t row, const Span& span) { value_rows<decltype(width)::value>(a, row, span); });
 }
 
 void attention(const AttentionArgs& a) {
   for (uint32_t first = 0; first < a.rows; first += kBlockRows) {
     const uint32_t rows = least(kBlockRows, a.rows - first);
-    for_spans(a, first, rows,
-              [&](auto width, uint32_t row, const Span& span) { score_rows<decltype(width)::value>(a, row, span); });
+    score_block(a, first, rows);
     for (uint32_t r = first; r < first + rows; r++) softmax(a.scores + r * a.score_stride, length_of(a, r));
-    __builtin_memset(a.out + size_t(first) * a.value_dim, 0, size_t(rows) * a.value_dim * sizeof(float));
-    for_spans(a, first, rows,
-              [&](auto width, uint32_t row, const Span& span) { value_rows<decltype(width)::value>(a, row, span); });
+    value_block(a, first, rows);
   }
 }
