@@ -16,7 +16,7 @@ const warmUpTokens = 512;
 
 async function load(file: string, threads: number, tool: string): Promise<Peer> {
   const bench = async (args: readonly (string | number)[]): Promise<BenchResult> => {
-    const common = ['-m', file, '-t', threads, '-fa', 'auto', '-ub', 512, '-r', 1, '-o', 'json'];
+    const common = ['-m', file, '-t', threads, '-fa', 'on', '-ub', 512, '-r', 1, '-o', 'json'];
     const { stdout } = await promisify(execFile)(tool, [...common, ...args].map(String));
     const [result] = JSON.parse(stdout) as BenchResult[];
     if (result === undefined) throw new Error('llama-bench printed no result');
@@ -29,7 +29,7 @@ async function load(file: string, threads: number, tool: string): Promise<Peer> 
   };
   const { build_number, build_commit } = await bench(['-p', 1, '-n', 0]);
   return {
-    settings: `build ${build_number} (${build_commit}), flash attention auto, batches of 512, memory-mapped and repacked`,
+    settings: `build ${build_number} (${build_commit}), flash attention, batches of 512, memory-mapped and repacked`,
     measure,
   };
 }

@@ -23,7 +23,13 @@ async function load(file: string, threads: number): Promise<Peer> {
   const { getLlama } = (await import(name)) as NodeLlamaCpp;
   const llama = await getLlama({ gpu: false, build: 'never', maxThreads: threads, logLevel: 'error' });
   const model = await llama.loadModel({ modelPath: file, gpuLayers: 0 });
-  const context = await model.createContext({ contextSize: contextTokens, batchSize: 512, sequences: 1, threads });
+  const context = await model.createContext({
+    contextSize: contextTokens,
+    batchSize: 512,
+    sequences: 1,
+    threads,
+    flashAttention: true,
+  });
   const sequence = context.getSequence();
 
   /** Seconds until the first token after `prompt`, and until `count` more. */
@@ -39,7 +45,7 @@ async function load(file: string, threads: number): Promise<Peer> {
   }
 
   return {
-    settings: `llama.cpp ${llama.llamaCppRelease.release}, batches of 512, memory-mapped, one libuv thread`,
+    settings: `llama.cpp ${llama.llamaCppRelease.release}, flash attention, batches of 512, memory-mapped, one libuv thread`,
     async measure({ kind, tokens }: Workload): Promise<number> {
       await sequence.clearHistory();
       if (kind === 'prefill') return timed(() => sequence.evaluateWithoutGeneratingNewTokens(promptTokens(tokens)));
