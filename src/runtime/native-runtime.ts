@@ -42,7 +42,7 @@ export interface NativeOptions {
 }
 
 /** How often a barrier looks before it sleeps; measured on 2 cores, see native/README.md. */
-const spins = 2000;
+const spins = 1000;
 const progressMilliseconds = 100;
 /** More than the engine's two structs take. */
 const structBytes = 1024;
