@@ -1,6 +1,7 @@
 #include "engine_object.h"
 
 #include <string.h>
+#include <algorithm>
 
 #include "../engine/taps.h"
 
@@ -18,7 +19,7 @@ Napi::Value thrown(Napi::Env env, const char* what) {
 bool copy_ints(const Napi::Value& from, int32_t* to, size_t most) {
   const auto ints = from.As<Napi::Int32Array>();
   if (ints.ElementLength() > most) return false;
-  memcpy(to, ints.Data(), ints.ByteLength());
+  std::copy_n(ints.Data(), ints.ElementLength(), to);
   return true;
 }
 
