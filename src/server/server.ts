@@ -10,6 +10,7 @@ import { handleError } from './errors.ts';
 import { InFlight } from './in-flight.ts';
 import type { ServerOptions } from './options.ts';
 import { chatRoutes } from './routes/chat.ts';
+import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
 import { modelRoutes } from './routes/models.ts';
 import { tokenizeRoutes } from './routes/tokenize.ts';
@@ -56,6 +57,7 @@ export function createServer(options: ServerOptions): Server {
   modelRoutes(app, options);
   tokenizeRoutes(app, options);
   chatRoutes(app, options, inFlight);
+  completionRoutes(app, options, inFlight);
   return { app, inFlight };
 }
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type ChatRequest, chat } from '../../src/api/complete.ts';
+import { merge } from '../../src/api/merge.ts';
 import { type ChatCompletionChunk, toChunks } from '../../src/api/openai/to-chunks.ts';
 import { toCompletion } from '../../src/api/openai/to-completion.ts';
 import { toChatRequest } from '../../src/api/openai/to-request.ts';
@@ -16,10 +17,14 @@ const call = (args: string) =>
 function request(fields: object): ChatRequest {
   return toChatRequest({ messages: [{ role: 'user', content: 'Hi' }], tools: [f], ...fields }, { tokenizer }).request;
 }
-const events = (script: string, fields: object = {}) => chat(fakeEngine(tokenizer, script), tokenizer, request(fields));
+const names = { tokenizer, asIds: false };
+const events = (script: string, fields: object = {}) => {
+  const answer = (signal: AbortSignal) => chat(fakeEngine(tokenizer, script), tokenizer, request(fields), signal);
+  return merge([answer], 1, new AbortController().signal);
+};
 const stream = (script: string, fields: object = {}, includeUsage = true) =>
-  collect(toChunks(events(script, fields), identity, { includeUsage }));
-const whole = (script: string, fields: object = {}) => toCompletion(events(script, fields), identity);
+  collect(toChunks(events(script, fields), identity, { includeUsage, names }));
+const whole = (script: string, fields: object = {}) => toCompletion(events(script, fields), identity, names);
 
 const scripts: Record<string, [script: string, fields: object, finish: string]> = {
   text: ['Hello 世界<|im_end|>', {}, 'stop'],

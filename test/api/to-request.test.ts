@@ -25,7 +25,8 @@ const refused = (fields: object) => refusal({ messages, ...fields });
 describe('a chat request', () => {
   it('may be as small as one message', () => {
     const { request, ...rest } = read({});
-    expect(rest).toEqual({ model: undefined, stream: false, includeUsage: false });
+    expect(rest).toEqual({ model: undefined, stream: false, includeUsage: false, choices: 1, tokensAsIds: false });
+    expect('topLogprobs' in request).toBe(false);
     expect(request).toMatchObject({
       conversation: { messages, tools: [], templateOptions: {} },
       sampling: { ...neutralSampling, seed: expect.any(Number) },
@@ -39,7 +40,7 @@ describe('a chat request', () => {
   });
 
   it('may say everything', () => {
-    const { request, model, stream, includeUsage } = read({
+    const { request, ...rest } = read({
       model: 'nano',
       stream: true,
       stream_options: { include_usage: true },
@@ -62,11 +63,14 @@ describe('a chat request', () => {
       parallel_tool_calls: false,
       chat_template_kwargs: { thinking: false },
       user: 'u',
-      n: 1,
+      n: 3,
       response_format: { type: 'text' },
-      logprobs: false,
+      logprobs: true,
+      top_logprobs: 5,
+      min_tokens: 2,
+      return_tokens_as_token_ids: true,
     });
-    expect({ model, stream, includeUsage }).toEqual({ model: 'nano', stream: true, includeUsage: true });
+    expect(rest).toEqual({ model: 'nano', stream: true, includeUsage: true, choices: 3, tokensAsIds: true });
     expect(request).toEqual({
       conversation: { messages, tools: [{ name: 'f', declaration: f }], templateOptions: { thinking: false } },
       sampling: {
@@ -87,6 +91,8 @@ describe('a chat request', () => {
       stopStrings: ['a', 'b'],
       stopTokens: [9],
       ignoreEndOfTurn: true,
+      minTokens: 2,
+      topLogprobs: 5,
       toolCalls: false,
       parallelToolCalls: false,
     });
@@ -211,6 +217,8 @@ describe('a malformed request is refused by the name of its field', () => {
     [{ stream: 'yes' }, 'stream'],
     [{ stream_options: { include_usage: true } }, 'stream_options'],
     [{ top_logprobs: 3 }, 'top_logprobs'],
+    [{ logprobs: true, top_logprobs: 21 }, 'top_logprobs'],
+    [{ logprobs: true, top_logprobs: -1 }, 'top_logprobs'],
     [{ tools: [{ type: 'function' }] }, 'tools.0.function'],
     [{ tools: [{ type: 'hiccup', function: { name: 'f' } }] }, 'tools.0.type'],
     [{ tool_choice: 'bogus' }, 'tool_choice'],
@@ -232,9 +240,8 @@ describe('a malformed request is refused by the name of its field', () => {
 
 describe('what is not supported is refused, not ignored', () => {
   const cases: [fields: object, param: string][] = [
-    [{ n: 2 }, 'n'],
-    [{ logprobs: true }, 'logprobs'],
-    [{ logprobs: true, top_logprobs: 5 }, 'logprobs'],
+    [{ echo: true }, 'echo'],
+    [{ prompt_logprobs: 1 }, 'prompt_logprobs'],
     [{ response_format: { type: 'json_object' } }, 'response_format'],
     [{ tools: [f], tool_choice: 'required' }, 'tool_choice'],
     [{ tools: [f], tool_choice: { type: 'function', function: { name: 'f' } } }, 'tool_choice'],
@@ -244,7 +251,6 @@ describe('what is not supported is refused, not ignored', () => {
     ],
     [{ functions: [{ name: 'f' }] }, 'functions'],
     [{ chat_template: '{{ messages }}' }, 'chat_template'],
-    [{ min_tokens: 5 }, 'min_tokens'],
     [{ stream: true, stream_options: { continuous_usage_stats: true } }, 'stream_options.continuous_usage_stats'],
   ];
   for (const [changes, param] of cases) {

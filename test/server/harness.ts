@@ -36,9 +36,13 @@ export const replies: readonly Reply[] = [endless, reply('', 'Hello there, frien
 
 export interface HarnessOptions {
   readonly replies?: readonly Reply[];
+  /** What an engine in this process says next; default: its reply. */
+  readonly next?: (history: readonly number[]) => number;
   readonly queueLength?: number;
   /** Requests that generate at once, of an engine in this process; default 1. */
   readonly sequences?: number;
+  /** Rows of logits of a step; default: one for each sequence. */
+  readonly outputs?: number;
   readonly apiKey?: string;
   readonly beforeStep?: (batch: StepBatch) => Promise<void> | void;
 }
@@ -55,11 +59,12 @@ export interface Harness {
 
 export async function startLocal(options: HarnessOptions = {}): Promise<Harness & { runtime: FakeRuntime }> {
   const runtime = new FakeRuntime({
-    next: replay(options.replies ?? replies),
+    next: options.next ?? replay(options.replies ?? replies),
     vocabulary: tokenizer.vocabularySize,
     pages: contextPages,
     batchTokens: 256,
     ...(options.sequences !== undefined && { sequences: options.sequences }),
+    ...(options.outputs !== undefined && { outputs: options.outputs }),
     ...(options.beforeStep && { beforeStep: options.beforeStep }),
   });
   const selection = { backend: 'wasm', isa: 'fake', threads: 1, reasons: ['a test asked for it'] };

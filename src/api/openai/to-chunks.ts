@@ -1,9 +1,10 @@
-import type { ChatEvent } from '../../chat/types.ts';
-import type { ChatFinished, ChatStreamEvent } from '../complete.ts';
+import type { ChatFinished, ChatStarted, ChatStreamEvent } from '../complete.ts';
+import type { Indexed } from '../merge.ts';
+import { type ChatLogprobs, chatLogprobs, type TokenNames } from './logprobs.ts';
 
 /** What all chunks of a stream, or the one answer, say about themselves. */
 export interface CompletionIdentity {
-  /** "chatcmpl-..." */
+  /** "chatcmpl-..." or "cmpl-..." */
   readonly id: string;
   /** Unix time in seconds. */
   readonly created: number;
@@ -35,9 +36,9 @@ export interface Delta {
 }
 
 export interface ChunkChoice {
-  readonly index: 0;
+  readonly index: number;
   readonly delta: Delta;
-  readonly logprobs: null;
+  readonly logprobs: ChatLogprobs | null;
   readonly finish_reason: ChatFinished['reason'] | null;
   readonly usage?: Usage;
 }
@@ -53,13 +54,13 @@ export interface ChatCompletionChunk {
 }
 
 /**
- * A chat as the chunks of a stream: the role at the start, one delta per event, the finish reason in a chunk of its own and,
- * with `includeUsage`, the usage in a last chunk without choices.
+ * The answers as the chunks of a stream. Each has its role at the start, one delta per event and the finish reason in a chunk
+ * of its own; with `includeUsage` the usage of all is in a last chunk without choices.
  */
 export async function* toChunks(
-  events: AsyncIterable<ChatStreamEvent>,
+  events: AsyncIterable<Indexed<ChatStreamEvent>>,
   identity: CompletionIdentity,
-  options: { readonly includeUsage: boolean },
+  options: { readonly includeUsage: boolean; readonly names: TokenNames },
 ): AsyncGenerator<ChatCompletionChunk, void, void> {
   const chunk = (choices: readonly ChunkChoice[], usage: Usage | null): ChatCompletionChunk => ({
     id: identity.id,
@@ -70,23 +71,25 @@ export async function* toChunks(
     choices,
     ...(options.includeUsage ? { usage } : {}),
   });
-  const choice = (delta: Delta): ChunkChoice => ({ index: 0, delta, logprobs: null, finish_reason: null });
-  for await (const event of events) {
+  const ends: ChatFinished[] = [];
+  for await (const [index, event] of events) {
+    const choice = (delta: Delta): ChunkChoice => ({ index, delta, logprobs: null, finish_reason: null });
     if (event.type === 'started') {
       yield chunk([choice({ role: 'assistant', content: '' })], null);
     } else if (event.type === 'finished') {
-      const usage = usageOf(event);
+      ends[index] = event;
       // Moonshot's clients read the usage from the last choice.
-      const inChoice = options.includeUsage ? { usage } : {};
+      const inChoice = options.includeUsage ? { usage: usageOf([event]) } : {};
       yield chunk([{ ...choice({}), finish_reason: event.reason, ...inChoice }], null);
-      if (options.includeUsage) yield chunk([], usage);
     } else {
-      yield chunk([choice(deltaOf(event))], null);
+      const logprobs = event.type === 'text' && event.logprobs ? chatLogprobs(event.logprobs, options.names) : null;
+      yield chunk([{ ...choice(deltaOf(event)), logprobs }], null);
     }
   }
+  if (options.includeUsage) yield chunk([], usageOf(ends));
 }
 
-function deltaOf(event: ChatEvent): Delta {
+function deltaOf(event: Exclude<ChatStreamEvent, ChatStarted | ChatFinished>): Delta {
   switch (event.type) {
     case 'text':
       return { content: event.text };
@@ -102,12 +105,27 @@ function deltaOf(event: ChatEvent): Delta {
   }
 }
 
-export function usageOf(finished: ChatFinished): Usage {
+/** The tokens of all answers, and of each prompt once: it has `choices` answers in a row, or all of them. */
+export function usageOf(ends: readonly Ended[], choices = ends.length): Usage {
+  const prompts = ends.filter((_, index) => index % choices === 0);
+  const promptTokens = sum(prompts, (end) => end.promptTokens);
+  const completionTokens = sum(ends, (end) => end.completionTokens);
   return {
-    prompt_tokens: finished.promptTokens,
-    completion_tokens: finished.completionTokens,
-    total_tokens: finished.promptTokens + finished.completionTokens,
-    prompt_tokens_details: { cached_tokens: finished.cachedTokens },
-    completion_tokens_details: { reasoning_tokens: finished.reasoningTokens },
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: sum(prompts, (end) => end.cachedTokens) },
+    completion_tokens_details: { reasoning_tokens: sum(ends, (end) => end.reasoningTokens ?? 0) },
   };
+}
+
+interface Ended {
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly completionTokens: number;
+  readonly reasoningTokens?: number;
+}
+
+function sum(ends: readonly Ended[], count: (end: Ended) => number): number {
+  return ends.reduce((total, end) => total + count(end), 0);
 }

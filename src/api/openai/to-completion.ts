@@ -1,4 +1,7 @@
+import type { TokenLogprobs } from '../../sampling/logprobs.ts';
 import type { ChatFinished, ChatStreamEvent } from '../complete.ts';
+import type { Indexed } from '../merge.ts';
+import { type ChatLogprobs, chatLogprobs, type TokenNames } from './logprobs.ts';
 import { type CompletionIdentity, type Usage, usageOf } from './to-chunks.ts';
 
 export interface AnswerMessage {
@@ -21,39 +24,70 @@ export interface ChatCompletion {
   readonly created: number;
   readonly model: string;
   readonly system_fingerprint: string;
-  readonly choices: readonly {
-    readonly index: 0;
-    readonly message: AnswerMessage;
-    readonly logprobs: null;
-    readonly finish_reason: ChatFinished['reason'];
-  }[];
+  readonly choices: readonly AnswerChoice[];
   readonly usage: Usage;
 }
 
-/** A whole chat as one answer. */
+export interface AnswerChoice {
+  readonly index: number;
+  readonly message: AnswerMessage;
+  readonly logprobs: ChatLogprobs | null;
+  readonly finish_reason: ChatFinished['reason'];
+}
+
+/** The answers, whole. */
 export async function toCompletion(
-  events: AsyncIterable<ChatStreamEvent>,
+  events: AsyncIterable<Indexed<ChatStreamEvent>>,
   identity: CompletionIdentity,
+  names: TokenNames,
 ): Promise<ChatCompletion> {
-  let content = '';
-  let reasoning = '';
-  let finished: ChatFinished | undefined;
-  for await (const event of events) {
-    if (event.type === 'text') content += event.text;
-    else if (event.type === 'reasoning') reasoning += event.text;
-    else if (event.type === 'finished') finished = event;
+  const collected: Collected[] = [];
+  for await (const [index, event] of events) {
+    collected[index] ??= new Collected();
+    collected[index].add(event);
   }
-  // chat() ends with `finished` or throws.
-  const end = finished!;
   return {
     id: identity.id,
     object: 'chat.completion',
     created: identity.created,
     model: identity.model,
     system_fingerprint: identity.fingerprint,
-    choices: [{ index: 0, message: toAnswer(content, reasoning, end), logprobs: null, finish_reason: end.reason }],
-    usage: usageOf(end),
+    choices: collected.map((one, index) => one.choice(index, names)),
+    usage: usageOf(collected.map((one) => one.end)),
   };
+}
+
+/** One answer while it arrives. */
+class Collected {
+  #content = '';
+  #reasoning = '';
+  /** Null until some come: they were not asked for. */
+  #logprobs: TokenLogprobs[] | null = null;
+  #finished: ChatFinished | undefined;
+
+  add(event: ChatStreamEvent): void {
+    if (event.type === 'reasoning') this.#reasoning += event.text;
+    else if (event.type === 'finished') this.#finished = event;
+    else if (event.type === 'text') {
+      this.#content += event.text;
+      this.#logprobs ??= event.logprobs ? [] : null;
+      this.#logprobs?.push(...(event.logprobs ?? []));
+    }
+  }
+
+  get end(): ChatFinished {
+    // chat() ends with `finished` or throws.
+    return this.#finished as ChatFinished;
+  }
+
+  choice(index: number, names: TokenNames): AnswerChoice {
+    return {
+      index,
+      message: toAnswer(this.#content, this.#reasoning, this.end),
+      logprobs: this.#logprobs && chatLogprobs(this.#logprobs, names),
+      finish_reason: this.end.reason,
+    };
+  }
 }
 
 function toAnswer(content: string, reasoning: string, { calls }: ChatFinished): AnswerMessage {

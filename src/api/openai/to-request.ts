@@ -1,12 +1,10 @@
 import { parseExact, spacedJson, toTree } from '../../chat/json.ts';
 import type { Conversation, Message, ToolCall } from '../../chat/types.ts';
 import { perigeeError } from '../../errors.ts';
-import { neutralSampling } from '../../sampling/defaults.ts';
-import type { SamplingOptions } from '../../sampling/types.ts';
-import type { Tokenizer } from '../../tokenizer/types.ts';
 import type { ChatRequest } from '../complete.ts';
+import { generationOptions, type ToRequestContext } from './generation-options.ts';
 import type { ChatCompletionRequest, RequestMessage } from './schema.ts';
-import { refuseUnsupported } from './unsupported.ts';
+import { refuseUnsupportedChat } from './unsupported.ts';
 import { brief, fieldInvalid, validateChatRequest } from './validate.ts';
 
 export interface ParsedChatRequest {
@@ -15,32 +13,28 @@ export interface ParsedChatRequest {
   readonly model: string | undefined;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-}
-
-export interface ToRequestContext {
-  readonly tokenizer: Tokenizer;
-  /** Sampling for what the request leaves open: the model's recommendation. Its seed is not used. */
-  readonly defaults?: SamplingOptions;
+  /** How many answers to give. */
+  readonly choices: number;
+  /** Tokens are shown as "token_id:17". */
+  readonly tokensAsIds: boolean;
 }
 
 /** Reads a parsed JSON body. Throws FIELD_INVALID and FIELD_UNSUPPORTED with the field's path as `param`. */
 export function toChatRequest(body: unknown, context: ToRequestContext): ParsedChatRequest {
   const fields = validateChatRequest(body);
-  refuseUnsupported(fields);
+  refuseUnsupportedChat(fields);
   refuseForcedCalls(fields);
   return {
     model: fields.model,
     stream: fields.stream ?? false,
     includeUsage: fields.stream_options?.include_usage ?? false,
+    choices: fields.n ?? 1,
+    tokensAsIds: fields.return_tokens_as_token_ids ?? false,
     request: {
       conversation: toConversation(fields),
-      sampling: toSampling(fields, context),
+      ...generationOptions(fields, context),
       maxTokens: fields.max_completion_tokens ?? fields.max_tokens ?? null,
-      stopStrings: typeof fields.stop === 'string' ? [fields.stop] : (fields.stop ?? []),
-      stopTokens: (fields.stop_token_ids ?? []).map((id, i) =>
-        knownToken(id, `stop_token_ids.${i}`, context.tokenizer),
-      ),
-      ignoreEndOfTurn: fields.ignore_eos ?? false,
+      ...(fields.logprobs === true && { topLogprobs: fields.top_logprobs ?? 0 }),
       toolCalls: fields.tool_choice !== 'none',
       parallelToolCalls: fields.parallel_tool_calls ?? true,
     },
@@ -120,25 +114,4 @@ function toToolCall(call: NonNullable<RequestMessage['tool_calls']>[number]): To
     name: call.function.name,
     arguments: typeof given === 'string' ? given : spacedJson(toTree(given)),
   };
-}
-
-function toSampling(fields: ChatCompletionRequest, { tokenizer, defaults }: ToRequestContext): SamplingOptions {
-  const base = defaults ?? neutralSampling;
-  const bias = Object.entries(fields.logit_bias ?? {});
-  return {
-    temperature: fields.temperature ?? base.temperature,
-    topP: fields.top_p ?? base.topP,
-    topK: fields.top_k === undefined ? base.topK : Math.max(0, fields.top_k),
-    minP: fields.min_p ?? base.minP,
-    repetitionPenalty: fields.repetition_penalty ?? base.repetitionPenalty,
-    presencePenalty: fields.presence_penalty ?? base.presencePenalty,
-    frequencyPenalty: fields.frequency_penalty ?? base.frequencyPenalty,
-    logitBias: bias.map(([id, value]) => [knownToken(Number(id), `logit_bias.${id}`, tokenizer), value] as const),
-    seed: fields.seed ?? Math.floor(Math.random() * Number.MAX_SAFE_INTEGER),
-  };
-}
-
-function knownToken(id: number, field: string, { vocabularySize }: Tokenizer): number {
-  if (id < vocabularySize) return id;
-  throw fieldInvalid(field, `a token id of this model, 0 to ${vocabularySize - 1}`, id);
 }

@@ -1,9 +1,10 @@
 import { perigeeError } from '../../errors.ts';
+import type { CompletionRequest } from './completion-schema.ts';
 import type { ChatCompletionRequest } from './schema.ts';
 import { brief } from './validate.ts';
 
 interface Rule {
-  readonly field: keyof ChatCompletionRequest;
+  readonly field: keyof ChatCompletionRequest | keyof CompletionRequest;
   /** The values under which the field asks for nothing that is missing here. */
   readonly fine: (value: unknown) => boolean;
   readonly advice: string;
@@ -17,18 +18,36 @@ const only =
 const empty = (value: unknown) => Array.isArray(value) && value.length === 0;
 const never = () => false;
 
-/** Fields that other servers act on and this one does not yet: ignoring them would change the answer without a word. */
-const rules: readonly Rule[] = [
-  { field: 'n', fine: only(1), advice: 'Send the request once per answer wanted.' },
-  { field: 'logprobs', fine: only(false), advice: leaveOut },
-  { field: 'top_logprobs', fine: only(0), advice: leaveOut },
-  { field: 'prompt_logprobs', fine: only(0, false), advice: leaveOut },
+/** Fields that other servers act on and this one does not: ignoring them would change the answer without a word. */
+const shared: readonly Rule[] = [
+  {
+    field: 'prompt_logprobs',
+    fine: only(0, false),
+    advice: "POST /v1/completions has them, with 'echo' and 'logprobs'.",
+  },
   {
     field: 'response_format',
     fine: (value) => (value as { type: string }).type === 'text',
     advice: 'Use {"type": "text"} and describe the wanted format in the messages.',
   },
   { field: 'structured_outputs', fine: never, advice: leaveOut },
+  { field: 'include_stop_str_in_output', fine: only(false), advice: leaveOut },
+  { field: 'bad_words', fine: empty, advice: "Use 'logit_bias' on token ids." },
+  { field: 'allowed_token_ids', fine: empty, advice: "Use 'logit_bias' on token ids." },
+  { field: 'skip_special_tokens', fine: only(true), advice: leaveOut },
+  { field: 'truncate_prompt_tokens', fine: never, advice: 'Shorten the prompt instead.' },
+  { field: 'return_token_ids', fine: only(false), advice: leaveOut },
+  { field: 'use_beam_search', fine: only(false), advice: leaveOut },
+  { field: 'kv_transfer_params', fine: never, advice: leaveOut },
+];
+
+const ofTexts: readonly Rule[] = [
+  { field: 'best_of', fine: only(1), advice: "Ask for several answers with 'n' and choose among them." },
+  { field: 'suffix', fine: only(''), advice: 'This model continues texts; it does not fill gaps.' },
+  { field: 'prompt_embeds', fine: never, advice: "Send text or token ids in 'prompt'." },
+];
+
+const ofChats: readonly Rule[] = [
   { field: 'functions', fine: empty, advice: "Declare functions in 'tools'." },
   { field: 'function_call', fine: only('none'), advice: "Use 'tools' and 'tool_choice'." },
   {
@@ -37,27 +56,27 @@ const rules: readonly Rule[] = [
     advice: 'This model writes text only.',
   },
   { field: 'audio', fine: never, advice: 'This model writes text only.' },
-  { field: 'min_tokens', fine: only(0), advice: leaveOut },
-  { field: 'include_stop_str_in_output', fine: only(false), advice: leaveOut },
-  { field: 'bad_words', fine: empty, advice: "Use 'logit_bias' on token ids." },
-  { field: 'allowed_token_ids', fine: empty, advice: "Use 'logit_bias' on token ids." },
-  { field: 'skip_special_tokens', fine: only(true), advice: leaveOut },
-  { field: 'truncate_prompt_tokens', fine: never, advice: 'Shorten the messages instead.' },
-  { field: 'return_token_ids', fine: only(false), advice: leaveOut },
   { field: 'include_reasoning', fine: only(true), advice: "Ignore 'reasoning_content' in the answer instead." },
   { field: 'chat_template', fine: never, advice: "The model's own template is used." },
   { field: 'add_generation_prompt', fine: only(true), advice: leaveOut },
   { field: 'continue_final_message', fine: only(false), advice: leaveOut },
   { field: 'echo', fine: only(false), advice: leaveOut },
   { field: 'documents', fine: empty, advice: 'Put the documents into the messages.' },
-  { field: 'use_beam_search', fine: only(false), advice: leaveOut },
-  { field: 'kv_transfer_params', fine: never, advice: leaveOut },
 ];
 
-/** Throws FIELD_UNSUPPORTED for the first field that asks for something this server does not do. */
-export function refuseUnsupported(request: ChatCompletionRequest): void {
+/** Throws FIELD_UNSUPPORTED for the first field that asks for something the chat route does not do. */
+export function refuseUnsupportedChat(request: ChatCompletionRequest): void {
+  refuse(request, [...shared, ...ofChats]);
+}
+
+/** The same for the completions route. */
+export function refuseUnsupportedCompletion(request: CompletionRequest): void {
+  refuse(request, [...shared, ...ofTexts]);
+}
+
+function refuse(request: ChatCompletionRequest | CompletionRequest, rules: readonly Rule[]): void {
   for (const { field, fine, advice } of rules) {
-    const value = request[field];
+    const value = (request as Partial<Record<Rule['field'], unknown>>)[field];
     if (value !== undefined && !fine(value)) {
       throw perigeeError('FIELD_UNSUPPORTED', { field, value: brief(value), advice }, { param: field });
     }

@@ -1,16 +1,28 @@
+import type { Static, TSchema } from '@sinclair/typebox';
 import { Errors, type ValueError, type ValueErrorIterator } from '@sinclair/typebox/errors';
 import { type PerigeeError, perigeeError } from '../../errors.ts';
+import { type CompletionRequest, completionRequest } from './completion-schema.ts';
 import { type ChatCompletionRequest, chatCompletionRequest } from './schema.ts';
 
-/** The body as a request of the right shape. Throws FIELD_INVALID, which names the field, what it must be and what it is. */
+/** The body as a chat request. Throws FIELD_INVALID, which names the field, what it must be and what it is. */
 export function validateChatRequest(body: unknown): ChatCompletionRequest {
-  const request = withoutNulls(body);
-  const error = deepest(Errors(chatCompletionRequest, request));
-  if (error !== undefined)
-    throw fieldInvalid(fieldOf(error.path), error.schema.description ?? 'different', error.value);
-  const valid = request as ChatCompletionRequest;
-  checkTogether(valid);
-  return valid;
+  const request = validated(chatCompletionRequest, withoutNulls(body));
+  checkStreamOptions(request);
+  checkTogether(request);
+  return request;
+}
+
+/** The body as a request to continue texts. Throws FIELD_INVALID. */
+export function validateCompletionRequest(body: unknown): CompletionRequest {
+  const request = validated(completionRequest, withoutNulls(body));
+  checkStreamOptions(request);
+  return request;
+}
+
+function validated<Schema extends TSchema>(schema: Schema, request: unknown): Static<Schema> {
+  const error = deepest(Errors(schema, request));
+  if (error === undefined) return request as Static<Schema>;
+  throw fieldInvalid(fieldOf(error.path), error.schema.description ?? 'different', error.value);
 }
 
 /** The error for one field; `field` is its path, "messages.0.content". */
@@ -62,11 +74,14 @@ function fieldOf(path: string): string {
     .join('.');
 }
 
-/** Rules between fields. */
-function checkTogether(request: ChatCompletionRequest): void {
+function checkStreamOptions(request: ChatCompletionRequest | CompletionRequest): void {
   if (request.stream_options !== undefined && request.stream !== true) {
     throw fieldInvalid('stream_options', "left out unless 'stream' is true", request.stream_options);
   }
+}
+
+/** Rules between fields of a chat. */
+function checkTogether(request: ChatCompletionRequest): void {
   if (request.top_logprobs !== undefined && request.logprobs !== true) {
     throw fieldInvalid('top_logprobs', "left out unless 'logprobs' is true", request.top_logprobs);
   }
