@@ -1,7 +1,7 @@
 /** The chat route as OpenAI's own client sees it, and as the bytes say. */
 import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Harness, modelId, reply, startLocal } from './harness.ts';
+import { type Harness, modelId, reply, startLocal, tokenizer } from './harness.ts';
 
 const greeting = 'Hello there, friend! 你好 🙂';
 const call = (name: string, index: number, args: string) =>
@@ -216,5 +216,66 @@ describe('tools', () => {
     );
     const indices = chunks.flatMap((chunk) => chunk.choices[0]?.delta.tool_calls ?? []).map(({ index }) => index);
     expect([...new Set(indices)]).toEqual([0, 1]);
+  });
+});
+
+describe('several answers and what the model thought of them', () => {
+  test('n answers come at once, each complete, and usage counts the prompt once', async () => {
+    const one = await server.client.chat.completions.create(base);
+    const answer = await server.client.chat.completions.create({ ...base, n: 3 });
+    expect(answer.choices.map(({ index, message, finish_reason }) => [index, message.content, finish_reason])).toEqual(
+      [0, 1, 2].map((index) => [index, greeting, 'stop']),
+    );
+    expect(answer.usage!.prompt_tokens).toBe(one.usage!.prompt_tokens);
+    expect(answer.usage!.completion_tokens).toBe(3 * one.usage!.completion_tokens);
+  });
+
+  test('n streams are interleaved, each with its own role and finish', async () => {
+    const options = { ...base, n: 3, stream: true as const, stream_options: { include_usage: true } };
+    const { chunks } = await collect(await server.client.chat.completions.create(options));
+    const choices = chunks.flatMap((chunk) => chunk.choices);
+    for (const index of [0, 1, 2]) {
+      const own = choices.filter((choice) => choice.index === index);
+      expect(own.map(({ delta }) => delta.content ?? '').join('')).toBe(greeting);
+      expect(own.filter(({ delta }) => delta.role === 'assistant')).toHaveLength(1);
+      expect(own.flatMap(({ finish_reason }) => finish_reason ?? [])).toEqual(['stop']);
+    }
+    expect(chunks.filter((chunk) => chunk.choices.length === 0)).toHaveLength(1);
+  });
+
+  test('the tokens of log-probabilities are the text, in bytes too', async () => {
+    const answer = await server.client.chat.completions.create({ ...base, logprobs: true, top_logprobs: 3 });
+    const content = answer.choices[0]!.logprobs!.content!;
+    expect(Buffer.from(content.flatMap(({ bytes }) => bytes!)).toString()).toBe(greeting);
+    for (const { token, logprob, top_logprobs } of content) {
+      expect(logprob).toBeLessThanOrEqual(0);
+      expect(top_logprobs).toHaveLength(3);
+      expect(top_logprobs[0]).toMatchObject({ token, logprob });
+    }
+    const none = await server.client.chat.completions.create({ ...base, logprobs: true });
+    expect(none.choices[0]!.logprobs!.content![0]!.top_logprobs).toEqual([]);
+    expect((await server.client.chat.completions.create(base)).choices[0]!.logprobs).toBeNull();
+  });
+
+  test('a stream has them beside its pieces', async () => {
+    const options = { ...base, logprobs: true, top_logprobs: 2, stream: true as const };
+    const { chunks } = await collect(await server.client.chat.completions.create(options));
+    const content = chunks.flatMap((chunk) => chunk.choices[0]?.logprobs?.content ?? []);
+    expect(Buffer.from(content.flatMap(({ bytes }) => bytes!)).toString()).toBe(greeting);
+    expect(chunks[0]!.choices[0]!.logprobs).toBeNull();
+  });
+
+  test('a bias, a least length and both names of the limit change the answer', async () => {
+    const [id] = tokenizer.encode('x');
+    const biased = await server.client.chat.completions.create({
+      ...base,
+      logit_bias: { [id!]: 100 },
+      max_completion_tokens: 3,
+      max_tokens: 9,
+    });
+    expect(biased.choices[0]!.message.content).toBe('xxx');
+    const long = { ...base, stop: ['lo th'], min_tokens: 9, max_tokens: 40 };
+    const answer = await server.client.chat.completions.create(long);
+    expect(answer.choices[0]).toMatchObject({ finish_reason: 'stop', message: { content: greeting } });
   });
 });
