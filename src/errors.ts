@@ -200,6 +200,34 @@ export const catalogue = {
       'No token can be chosen: every logit is -infinity or not a number. Forbid fewer tokens with logit_bias; without any, the model is damaged.',
   ),
 
+  // --- constrained answers ------------------------------------------------------------------------------------------
+  SCHEMA_INVALID: entry<{ where: string; why: string }>(
+    400,
+    2,
+    (d) => `The JSON Schema cannot be used: at ${d.where}, ${d.why}. Correct the schema.`,
+  ),
+  SCHEMA_UNSUPPORTED: entry<{ where: string; keyword: string; why: string }>(
+    400,
+    2,
+    (d) =>
+      `The JSON Schema has '${d.keyword}' at ${d.where}, which answers cannot be held to: ${d.why}. Leave it out, or say it in the description.`,
+  ),
+  SCHEMA_TOO_COSTLY: entry<{ why: string }>(
+    400,
+    2,
+    (d) => `The JSON Schema takes too much to enforce: ${d.why}. Simplify it.`,
+  ),
+  CONSTRAINT_UNAVAILABLE: entry<{ why: string }>(
+    400,
+    2,
+    (d) => `Answers of this model cannot be constrained: ${d.why}. Ask without response_format and tool_choice.`,
+  ),
+  CONSTRAINT_FAILED: entry<{ what: string }>(
+    500,
+    1,
+    (d) => `The answer could not be held to its schema: ${d.what}. Send the request again.`,
+  ),
+
   // --- HTTP server --------------------------------------------------------------------------------------------------
   BODY_NOT_JSON: entry<{ why: string }>(
     400,

@@ -21,6 +21,7 @@ const below: Record<string, readonly string[]> = {
   gguf: [],
   sampling: ['gguf'],
   chat: ['tokenizer'],
+  constrain: ['tokenizer', 'gguf', 'runtime'],
   tokenizer: ['gguf'],
   select: [],
   model: ['gguf', 'select'],
@@ -28,9 +29,9 @@ const below: Record<string, readonly string[]> = {
   wasm: ['gguf', 'model', 'runtime'],
   convert: ['gguf', 'model', 'tokenizer', 'runtime', 'wasm'],
   conform: ['runtime', 'model', 'sampling', 'select'],
-  scheduler: ['runtime', 'sampling', 'model'],
-  'engine-process': ['scheduler', 'runtime', 'sampling', 'model', 'gguf', 'select'],
-  api: ['chat', 'tokenizer', 'scheduler', 'sampling', 'model'],
+  scheduler: ['runtime', 'sampling', 'model', 'constrain'],
+  'engine-process': ['scheduler', 'constrain', 'runtime', 'sampling', 'model', 'gguf', 'select'],
+  api: ['chat', 'tokenizer', 'scheduler', 'sampling', 'model', 'constrain'],
   server: ['api', 'chat', 'tokenizer', 'scheduler', 'engine-process', 'model', 'sampling', 'select'],
 };
 

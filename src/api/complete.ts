@@ -4,7 +4,8 @@ import { renderPrompt } from '../chat/prompt.ts';
 import { StopStrings } from '../chat/stop-strings.ts';
 import type { ParsedCall } from '../chat/tool-call.ts';
 import { countToolCalls } from '../chat/tools.ts';
-import type { ChatEvent, Conversation } from '../chat/types.ts';
+import type { ChatEvent, Conversation, Tool } from '../chat/types.ts';
+import type { CallConstraint, ConstraintSpec, JsonSchema, ToolConstraint } from '../constrain/types.ts';
 import { perigeeError } from '../errors.ts';
 import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
@@ -30,7 +31,15 @@ export interface ChatRequest {
   readonly minTokens?: number;
   /** Asks for log-probabilities of the text's tokens, and of so many likeliest ones in the place of each. */
   readonly topLogprobs?: number;
+  /** Absent or null: text, or calls of the declared tools with arguments that follow their schemas. */
+  readonly constraint?: ChatConstraint | null;
 }
+
+/** What the answer must be: JSON (an object, or what the schema says), or calls, of one tool or of any. */
+export type ChatConstraint =
+  | { readonly kind: 'json' }
+  | { readonly kind: 'schema'; readonly schema: JsonSchema }
+  | { readonly kind: 'tools'; readonly name?: string };
 
 export interface ChatStarted {
   readonly type: 'started';
@@ -82,6 +91,7 @@ export async function* chat(
   const maxTokens = answerLimit(prompt.length, request.maxTokens, engine.contextTokens);
   const answer = new Answer(tokenizer, request, prompt);
   const stopTokens = [...(request.ignoreEndOfTurn ? [] : tokenizer.stopTokens), ...request.stopTokens];
+  const constraint = constraintFor(request, reasoningOpen(prompt, tokenizer));
   const generation = engine.generate(
     {
       id: randomUUID(),
@@ -92,6 +102,7 @@ export async function* chat(
         postponed: { tokens: stopTokens, count: request.minTokens ?? 0 },
       },
       stopTokens,
+      ...(constraint !== null && { constraint }),
       ...(request.topLogprobs !== undefined && { logprobs: { top: request.topLogprobs, prompt: false } }),
     },
     signal,
@@ -128,6 +139,36 @@ function samplingFor(request: ChatRequest, tokenizer: Tokenizer): SamplingOption
   return { ...request.sampling, logitBias: [...others, ...forbidden] };
 }
 
+function reasoningOpen(prompt: readonly number[], tokenizer: Tokenizer): boolean {
+  return prompt.at(-1) === tokenizer.specials.get('<think>');
+}
+
+function constraintFor(request: ChatRequest, reasoningOpen: boolean): ConstraintSpec | null {
+  const { constraint = null } = request;
+  const calls = request.toolCalls ? callsFor(request, constraint) : null;
+  const answer =
+    constraint?.kind === 'json' ? { schema: { type: 'object' } } : constraint?.kind === 'schema' ? constraint : null;
+  return answer === null && calls === null ? null : { answer, calls, reasoningOpen };
+}
+
+function callsFor(request: ChatRequest, constraint: ChatConstraint | null): CallConstraint | null {
+  const { tools, messages } = request.conversation;
+  const only = constraint?.kind === 'tools' ? constraint : null;
+  if (tools.length === 0) return null;
+  const callable = only?.name === undefined ? tools : tools.filter(({ name }) => name === only.name);
+  return {
+    tools: callable.map(toolConstraint),
+    required: only !== null,
+    parallel: request.parallelToolCalls,
+    firstIndex: countToolCalls(messages),
+  };
+}
+
+function toolConstraint({ name, declaration }: Tool): ToolConstraint {
+  const { parameters } = (declaration.function ?? {}) as { parameters?: JsonSchema };
+  return { name, parameters };
+}
+
 /** Turns the engine's events into the chat's, and knows when the answer is over. */
 class Answer {
   readonly #parser: OutputParser;
@@ -154,7 +195,7 @@ class Answer {
       tokenizer,
       tools: request.conversation.tools,
       historyCalls: countToolCalls(request.conversation.messages),
-      reasoningOpen: prompt.at(-1) === tokenizer.specials.get('<think>'),
+      reasoningOpen: reasoningOpen(prompt, tokenizer),
       callsAllowed: request.toolCalls,
     });
   }

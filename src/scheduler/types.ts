@@ -2,6 +2,7 @@
  * What the front asks of the engine and what it hears back. Token ids only: text, templates and stop strings are the
  * front's business. Plain data throughout, since it crosses a process boundary.
  */
+import type { ConstraintSpec } from '../constrain/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
@@ -19,6 +20,8 @@ export interface GenerationRequest {
     /** Those of the prompt's tokens too. Such a prompt is computed whole: nothing of it is taken from the cache. */
     readonly prompt: boolean;
   };
+  /** What the answer must be; absent: anything. */
+  readonly constraint?: ConstraintSpec | null;
 }
 
 export type FinishReason = 'stop' | 'length';
