@@ -8,10 +8,13 @@ import { bodyLimit, readJsonBodies } from './body.ts';
 import { answerBrokenRequest } from './broken-request.ts';
 import { handleError } from './errors.ts';
 import { InFlight } from './in-flight.ts';
+import { Metrics } from './metrics.ts';
+import { describeRoutes, openApiRoutes } from './openapi.ts';
 import type { ServerOptions } from './options.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
+import { metricsRoutes } from './routes/metrics.ts';
 import { modelRoutes } from './routes/models.ts';
 import { tokenizeRoutes } from './routes/tokenize.ts';
 
@@ -53,11 +56,19 @@ export function createServer(options: ServerOptions): Server {
   app.setErrorHandler(handleError);
   answerUnknownRoutes(app);
 
-  healthRoutes(app, options, inFlight);
-  modelRoutes(app, options);
-  tokenizeRoutes(app, options);
-  chatRoutes(app, options, inFlight);
-  completionRoutes(app, options, inFlight);
+  describeRoutes(app);
+  const metrics = new Metrics(options.engine, options.model.id);
+  const measured = { ...options, engine: metrics.measured(options.engine) };
+  // In a plugin, so that they come after the one that describes them.
+  app.register(async (routes) => {
+    healthRoutes(routes, options, inFlight);
+    metricsRoutes(routes, metrics);
+    openApiRoutes(routes);
+    modelRoutes(routes, options);
+    tokenizeRoutes(routes, options);
+    chatRoutes(routes, measured, inFlight);
+    completionRoutes(routes, measured, inFlight);
+  });
   return { app, inFlight };
 }
 

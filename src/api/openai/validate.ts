@@ -19,7 +19,8 @@ export function validateCompletionRequest(body: unknown): CompletionRequest {
   return request;
 }
 
-function validated<Schema extends TSchema>(schema: Schema, request: unknown): Static<Schema> {
+/** `request` as `schema` has it. Throws FIELD_INVALID for what differs. */
+export function validated<Schema extends TSchema>(schema: Schema, request: unknown): Static<Schema> {
   const error = deepest(Errors(schema, request));
   if (error === undefined) return request as Static<Schema>;
   throw fieldInvalid(fieldOf(error.path), error.schema.description ?? 'different', error.value);
@@ -39,7 +40,7 @@ export function brief(value: unknown): string {
 }
 
 /** Null means absent, at the top and in each message (where content null is the same as none). */
-function withoutNulls(body: unknown): unknown {
+export function withoutNulls(body: unknown): unknown {
   if (!isObject(body)) return body;
   const top = dropNulls(body);
   if (isObject(top.stream_options)) top.stream_options = dropNulls(top.stream_options);

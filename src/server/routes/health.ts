@@ -1,12 +1,13 @@
 /** How the server is: for people and dashboards (/health), for supervisors (/livez) and load balancers (/readyz). */
 import type { FastifyInstance } from 'fastify';
 import type { InFlight } from '../in-flight.ts';
+import { documented } from '../openapi.ts';
 import type { ServerOptions } from '../options.ts';
 
 export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOptions, inFlight: InFlight): void {
   const condition = () => (inFlight.draining ? 'draining' : engine.status().state);
 
-  app.get('/health', (_request, reply) => {
+  app.get('/health', documented('State, for people and dashboards'), (_request, reply) => {
     const { selection, running, waiting, restarts, failures, restartsIn, lastFailure, state, statistics } =
       engine.status();
     const status = condition();
@@ -32,9 +33,9 @@ export function healthRoutes(app: FastifyInstance, { engine, model }: ServerOpti
     });
   });
 
-  app.get('/livez', () => ({ status: 'alive' }));
+  app.get('/livez', documented('Whether the process lives'), () => ({ status: 'alive' }));
 
-  app.get('/readyz', (_request, reply) => {
+  app.get('/readyz', documented('Whether requests are taken'), (_request, reply) => {
     const status = condition();
     return reply.code(status === 'ready' ? 200 : 503).send({ status });
   });

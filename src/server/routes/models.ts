@@ -1,6 +1,7 @@
 /** GET /v1/models and /v1/models/{id}: the one model of this server. */
 import type { FastifyInstance } from 'fastify';
 import { perigeeError } from '../../errors.ts';
+import { documented } from '../openapi.ts';
 import type { ServedModel, ServerOptions } from '../options.ts';
 
 /** Throws MODEL_UNKNOWN unless `name` means the served model. */
@@ -20,10 +21,10 @@ export function modelRoutes(app: FastifyInstance, { engine, model }: ServerOptio
     max_model_len: engine.contextTokens,
   });
 
-  app.get('/v1/models', () => ({ object: 'list', data: [description()] }));
+  app.get('/v1/models', documented('The models of this server'), () => ({ object: 'list', data: [description()] }));
 
   // A wildcard, since ids like moonshotai/Kimi-K2-Instruct have slashes.
-  app.get<{ Params: { '*': string } }>('/v1/models/*', (request) => {
+  app.get<{ Params: { '*': string } }>('/v1/models/*', documented('One model'), (request) => {
     checkModel(request.params['*'], model);
     return description();
   });

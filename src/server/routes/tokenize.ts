@@ -1,29 +1,35 @@
-/** POST /tokenize and /detokenize, as vLLM has them: text to ids and back. */
-import { type Static, Type } from '@sinclair/typebox';
+/** POST /tokenize and /detokenize and GET /tokenizer_info, as vLLM has them: text to ids and back. */
 import type { FastifyInstance } from 'fastify';
-import { perigeeError } from '../../errors.ts';
+import {
+  detokenizeRequest,
+  toDetokenizeRequest,
+  tokenizeRequest,
+  tokenizerInfo,
+  toTokenizeRequest,
+} from '../../api/openai/tokenize.ts';
+import { documented } from '../openapi.ts';
 import type { ServerOptions } from '../options.ts';
+import { checkModel } from './models.ts';
 
-const TokenizeBody = Type.Object({ prompt: Type.String(), return_token_strs: Type.Optional(Type.Boolean()) });
-const DetokenizeBody = Type.Object({ tokens: Type.Array(Type.Integer({ minimum: 0 })) });
-
-export function tokenizeRoutes(app: FastifyInstance, { engine, tokenizer }: ServerOptions): void {
-  app.post<{ Body: Static<typeof TokenizeBody> }>('/tokenize', { schema: { body: TokenizeBody } }, (request) => {
-    const tokens = tokenizer.encode(request.body.prompt);
+export function tokenizeRoutes(app: FastifyInstance, { engine, tokenizer, model: served }: ServerOptions): void {
+  app.post('/tokenize', documented('Token ids of a text or a chat', tokenizeRequest), (request) => {
+    const { tokens, model, withTexts } = toTokenizeRequest(request.body, tokenizer);
+    if (model !== undefined) checkModel(model, served);
     return {
       count: tokens.length,
       max_model_len: engine.contextTokens,
       tokens,
-      ...(request.body.return_token_strs === true && { token_strs: tokens.map((token) => tokenizer.decode([token])) }),
+      token_strs: withTexts ? tokens.map((token) => tokenizer.decode([token])) : null,
     };
   });
 
-  app.post<{ Body: Static<typeof DetokenizeBody> }>('/detokenize', { schema: { body: DetokenizeBody } }, (request) => {
-    const { tokens } = request.body;
-    const vocabulary = tokenizer.vocabularySize;
-    const stray = tokens.find((token) => token >= vocabulary);
-    if (stray !== undefined)
-      throw perigeeError('TOKEN_OUT_OF_RANGE', { token: stray, vocabulary }, { param: 'tokens' });
+  app.post('/detokenize', documented('The text of token ids', detokenizeRequest), (request) => {
+    const { tokens, model } = toDetokenizeRequest(request.body, tokenizer);
+    if (model !== undefined) checkModel(model, served);
     return { prompt: tokenizer.decode(tokens) };
   });
+
+  app.get('/tokenizer_info', documented('Special tokens and chat template'), () =>
+    tokenizerInfo(tokenizer, engine.contextTokens),
+  );
 }
