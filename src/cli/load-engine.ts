@@ -1,4 +1,5 @@
 /** From a path and options to a loaded model: the load path of every command that runs one. */
+import { createConstraints } from '../constrain/constraints.ts';
 import type { LoadedEngine } from '../engine-process/load.ts';
 import { openGguf } from '../gguf/open.ts';
 import type { GgufModel } from '../gguf/types.ts';
@@ -104,5 +105,6 @@ export async function loadEngine(
   const shared = { ...options, maxBatchSize: options.maxBatchSize ?? defaultBatchSize };
   const { runtime, plan } = await loadModel(await openModel(options.model, options), shared, onProgress);
   const { backend, isa, threads, reasons } = plan;
-  return { runtime, selection: { backend, isa, threads, reasons } };
+  const constraints = createConstraints({ tokenizer: options.model });
+  return { runtime, selection: { backend, isa, threads, reasons }, constraints };
 }

@@ -13,6 +13,9 @@ export interface LocalEngineOptions<Options> {
 
 /** Loads the model and resolves when it can generate. */
 export async function startLocalEngine<Options>(options: LocalEngineOptions<Options>): Promise<EngineClient> {
-  const { runtime, selection } = await options.loadEngine(options.loadOptions, options.onProgress ?? (() => {}));
-  return createScheduler(runtime, { ...options.limits, selection });
+  const { runtime, selection, constraints } = await options.loadEngine(
+    options.loadOptions,
+    options.onProgress ?? (() => {}),
+  );
+  return createScheduler(runtime, { ...options.limits, selection, constraints });
 }

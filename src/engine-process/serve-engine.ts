@@ -95,7 +95,11 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
 
   const load = async (message: Extract<FrontMessage, { type: 'load' }>) => {
     const loaded = await loadEngine(message.options as Options, (progress) => send({ type: 'progress', progress }));
-    engine = createScheduler(loaded.runtime, { ...message.limits, selection: loaded.selection });
+    engine = createScheduler(loaded.runtime, {
+      ...message.limits,
+      selection: loaded.selection,
+      constraints: loaded.constraints,
+    });
     const { config, contextTokens } = engine;
     send({ type: 'ready', config, contextTokens, selection: loaded.selection });
     reportSoon();

@@ -1,7 +1,7 @@
 /**
  * From logits to a token. The transforms and their order:
  *
- *   logit bias → repetition penalty → presence and frequency penalties → greedy, if the temperature is 0; else
+ *   logit bias → repetition penalty → presence and frequency penalties → constraint → greedy, if the temperature is 0; else
  *   temperature → top-k → softmax → min-p → top-p → a draw
  *
  * The repetition penalty looks at prompt and generated tokens and divides positive logits, multiplies negative ones. The
@@ -33,8 +33,8 @@ class TokenSampler implements Sampler {
     this.#random = new SplitMix64(options.seed);
   }
 
-  next(logits: Float32Array): number {
-    const adjusted = this.#adjusted(logits);
+  next(logits: Float32Array, allowed: Int32Array | null = null): number {
+    const adjusted = this.#adjusted(logits, allowed);
     const best = largest(adjusted);
     if (best < 0) throw perigeeError('NO_TOKEN_ALLOWED', {});
     const token = this.#options.temperature === 0 ? best : this.#draw(adjusted, adjusted[best]!);
@@ -42,11 +42,12 @@ class TokenSampler implements Sampler {
     return token;
   }
 
-  #adjusted(logits: Float32Array): Logits {
-    if (!this.#adjustments.any) return logits;
+  #adjusted(logits: Float32Array, allowed: Int32Array | null): Logits {
+    if (!this.#adjustments.any && allowed === null) return logits;
     const { adjusted } = workspaceFor(logits.length);
     adjusted.set(logits);
     this.#adjustments.apply(adjusted);
+    if (allowed !== null) keepAllowed(adjusted, allowed);
     return adjusted;
   }
 
@@ -54,6 +55,17 @@ class TokenSampler implements Sampler {
     const { candidates } = workspaceFor(logits.length);
     candidates.fill(logits, max, this.#options);
     return candidates.at(this.#random.uniform());
+  }
+}
+
+function keepAllowed(logits: Float64Array, allowed: Int32Array): void {
+  for (let word = 0; word * 32 < logits.length; word++) {
+    const bits = allowed[word]!;
+    if (bits === -1) continue;
+    const start = word * 32;
+    if (bits === 0) logits.fill(Number.NEGATIVE_INFINITY, start, start + 32);
+    else
+      for (let bit = 0; bit < 32; bit++) if (((bits >>> bit) & 1) === 0) logits[start + bit] = Number.NEGATIVE_INFINITY;
   }
 }
 

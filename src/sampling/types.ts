@@ -20,8 +20,9 @@ export interface SamplingOptions {
 /** Chooses the tokens of one sequence. */
 export interface Sampler {
   /**
-   * The next token, given the logits over the whole vocabulary, which are left as they are. The token is remembered for the
-   * penalties. Throws NO_TOKEN_ALLOWED when nothing can be chosen.
+   * The next token, given the logits over the whole vocabulary, which are left as they are. `allowed` has a bit for each
+   * token, the lowest of the first word for id 0; absent or null: any. The token is remembered for the penalties. Throws
+   * NO_TOKEN_ALLOWED when nothing can be chosen.
    */
-  next(logits: Float32Array): number;
+  next(logits: Float32Array, allowed?: Int32Array | null): number;
 }

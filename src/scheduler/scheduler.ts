@@ -1,5 +1,6 @@
 /** The loop that turns requests into engine steps: admit, plan, make room, step, sample; for as long as there is work. */
 import { setImmediate as turnOfEventLoop } from 'node:timers/promises';
+import type { ConstraintRun, ConstraintSpec, Constraints } from '../constrain/types.ts';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
 import { createSampler } from '../sampling/sampler.ts';
@@ -22,6 +23,8 @@ const defaultQueueLength = 64;
 
 export interface SchedulerOptions extends RequestLimits {
   readonly selection: EngineStatus['selection'];
+  /** What holds answers to schemas; the scheduler closes it. Absent: nothing does. */
+  readonly constraints?: Constraints | undefined;
 }
 
 /** Makes a loaded runtime an engine one can talk to. The scheduler owns the runtime from here on and closes it. */
@@ -65,7 +68,22 @@ class Scheduler implements EngineClient {
 
   async *generate(request: GenerationRequest, signal?: AbortSignal): AsyncGenerator<GenerationEvent, void, undefined> {
     signal?.throwIfAborted();
-    const sequence = this.#submit(request);
+    this.#check(request);
+    const constraint = request.constraint ? await this.#constrain(request.constraint) : null;
+    try {
+      yield* this.#generate(request, constraint, signal);
+    } finally {
+      constraint?.close();
+    }
+  }
+
+  async *#generate(
+    request: GenerationRequest,
+    constraint: ConstraintRun | null,
+    signal?: AbortSignal,
+  ): AsyncGenerator<GenerationEvent, void, undefined> {
+    signal?.throwIfAborted();
+    const sequence = this.#submit(request, constraint);
     const abort = () => this.#cancel(sequence, signal?.reason);
     signal?.addEventListener('abort', abort, { once: true });
     const deadline = this.#startDeadline(sequence);
@@ -98,6 +116,7 @@ class Scheduler implements EngineClient {
     this.#drop(perigeeError('ENGINE_CLOSED', {}));
     if (this.#patience !== null) clearTimeout(this.#patience);
     await this.#loop;
+    await this.#options.constraints?.close();
     await this.#runtime.close();
   }
 
@@ -110,7 +129,15 @@ class Scheduler implements EngineClient {
     };
   }
 
-  #submit(request: GenerationRequest): Sequence {
+  /** Without means to hold answers to anything, calls that nobody insists on are as free as text. */
+  async #constrain(spec: ConstraintSpec): Promise<ConstraintRun | null> {
+    const { constraints } = this.#options;
+    if (constraints !== undefined) return constraints.open(spec, () => this.#kick());
+    if (spec.answer === null && spec.calls?.required !== true) return null;
+    throw perigeeError('CONSTRAINT_UNAVAILABLE', { why: 'this engine has no grammars for its vocabulary' });
+  }
+
+  #check(request: GenerationRequest): void {
     if (this.#state === 'closed') throw perigeeError('ENGINE_CLOSED', {});
     if (this.#failure !== null) throw this.#failure;
     checkRequest(request, this.contextTokens, this.config.vocabulary);
@@ -118,10 +145,15 @@ class Scheduler implements EngineClient {
     if (this.#live() + this.#waiting.length >= this.#places + queueLength) {
       throw perigeeError('QUEUE_FULL', { waiting: this.#waiting.length });
     }
+  }
+
+  #submit(request: GenerationRequest, constraint: ConstraintRun | null): Sequence {
+    this.#check(request);
     const sequence = new Sequence({
       request,
       order: this.#submitted++,
       sampler: createSampler(request.sampling, request.prompt),
+      constraint,
       table: new PageTable(this.#pool, this.#cache),
       drained: () => this.#kick(),
     });
@@ -164,6 +196,9 @@ class Scheduler implements EngineClient {
         await turnOfEventLoop();
         if (this.#state !== 'ready') return;
         for (const sequence of this.#running.filter((each) => each.cancelled)) this.#retire(sequence);
+        for (const sequence of this.#running.filter((each) => each.resumable)) {
+          this.#advance(sequence, () => sequence.resume(this.contextTokens));
+        }
         this.#admit();
         const parts = this.#makeRoom(this.#plan());
         if (parts.length === 0) {
@@ -255,13 +290,18 @@ class Scheduler implements EngineClient {
       if (sequence.cancelled) continue;
       sequence.score(rows);
       if (next === undefined) continue;
-      try {
-        if (sequence.advance(next, this.contextTokens)) this.#retire(sequence);
-      } catch (error) {
-        // What a sampler cannot do is that request's affair, not the engine's.
-        sequence.events.fail(error);
-        this.#retire(sequence);
-      }
+      this.#advance(sequence, () => sequence.advance(next, this.contextTokens));
+    }
+  }
+
+  /** Has a sequence choose its next token; `choose` returns true when that ended it. */
+  #advance(sequence: Sequence, choose: () => boolean): void {
+    try {
+      if (choose()) this.#retire(sequence);
+    } catch (error) {
+      // What a sampler cannot do is that request's affair, not the engine's.
+      sequence.events.fail(error);
+      this.#retire(sequence);
     }
   }
 

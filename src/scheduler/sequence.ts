@@ -1,4 +1,5 @@
 /** One request on its way through the engine: its tokens, its pages, how far it is computed, and who listens. */
+import type { ConstraintRun } from '../constrain/types.ts';
 import { type TokenLogprobs, tokenLogprobs } from '../sampling/logprobs.ts';
 import type { Sampler } from '../sampling/types.ts';
 import { EventChannel } from './event-channel.ts';
@@ -13,6 +14,8 @@ export interface SequenceParts {
   /** Place in the order of arrival. */
   readonly order: number;
   readonly sampler: Sampler;
+  /** What the answer must be; null: anything. */
+  readonly constraint: ConstraintRun | null;
   readonly table: PageTable;
   /** Called when a consumer that lagged behind has caught up. */
   readonly drained: () => void;
@@ -24,6 +27,9 @@ export class Sequence {
   readonly events: EventChannel;
   readonly table: PageTable;
   readonly #sampler: Sampler;
+  readonly #constraint: ConstraintRun | null;
+  /** The logits of the last position, kept until the constraint says which tokens they may choose from. */
+  #held: Float32Array | null = null;
   /** The prompt, then what was generated. */
   readonly tokens: number[];
   /** Positions whose latents are in the pages, from 0. */
@@ -36,10 +42,11 @@ export class Sequence {
   #firstTokenAt = 0;
   #decoded = 0;
 
-  constructor({ request, order, sampler, table, drained }: SequenceParts) {
+  constructor({ request, order, sampler, constraint, table, drained }: SequenceParts) {
     this.request = request;
     this.order = order;
     this.#sampler = sampler;
+    this.#constraint = constraint;
     this.table = table;
     this.tokens = [...request.prompt];
     this.events = new EventChannel(drained);
@@ -67,9 +74,19 @@ export class Sequence {
     return [...prompt, ...last];
   }
 
-  /** Its consumer lags behind: nothing is computed for it until that changes. */
+  /** Its consumer or its constraint lags behind: nothing is computed for it until that changes. */
   get paused(): boolean {
-    return this.events.full;
+    return this.events.full || this.#held !== null;
+  }
+
+  /** It was held up by its constraint and can choose its token now: see `resume`. */
+  get resumable(): boolean {
+    return this.#held !== null && this.#decided;
+  }
+
+  /** The constraint has said what may come next, or that it cannot. */
+  get #decided(): boolean {
+    return this.#constraint === null || this.#constraint.mask !== undefined || this.#constraint.failure !== null;
   }
 
   /** Its consumer has lagged behind for so long that others may have its place. */
@@ -106,6 +123,7 @@ export class Sequence {
   leavePages(): void {
     this.table.release(this.tokens, this.computed);
     this.computed = 0;
+    this.#held = null;
   }
 
   /** Tells the log-probabilities of the prompt's tokens behind the next positions to be scored, one row of `logits` each. */
@@ -117,9 +135,17 @@ export class Sequence {
     if (tokens.length > 0) this.events.push({ type: 'prompt-logprobs', tokens });
   }
 
-  /** Takes the next token from the logits of its last position. Returns true when that ended the sequence. Throws NO_TOKEN_ALLOWED. */
+  /**
+   * Takes the next token from the logits of its last position, or keeps them if the constraint is not so far. Returns true when
+   * that ended the sequence. Throws NO_TOKEN_ALLOWED, and what made the constraint fail.
+   */
   advance(logits: Float32Array, contextTokens: number): boolean {
-    const token = this.#sampler.next(logits);
+    if (!this.#decided) {
+      this.#held = logits.slice();
+      return false;
+    }
+    if (this.#constraint?.failure) throw this.#constraint.failure;
+    const token = this.#sampler.next(logits, this.#constraint?.mask);
     if (this.#decoded === 0) this.#firstTokenAt = performance.now();
     this.#decoded++;
     const { logprobs: wanted, stopTokens } = this.request;
@@ -128,7 +154,16 @@ export class Sequence {
     this.tokens.push(token);
     this.events.push({ type: 'token', token, ...(logprobs && { logprobs }) });
     const full = this.#decoded >= this.request.maxTokens || this.tokens.length >= contextTokens;
-    return full && this.#end('length', null);
+    if (full) return this.#end('length', null);
+    this.#constraint?.accept(token);
+    return false;
+  }
+
+  /** Advances with the logits that were kept. */
+  resume(contextTokens: number): boolean {
+    const logits = this.#held;
+    this.#held = null;
+    return logits !== null && this.advance(logits, contextTokens);
   }
 
   #end(reason: FinishReason, stopToken: number | null, logprobs?: TokenLogprobs): true {

@@ -1,0 +1,75 @@
+/** Compiled grammars by schema text, the least recently used out first; and matchers that walk through them. */
+import type * as XGrammar from '@mlc-ai/web-xgrammar';
+import { perigeeError } from '../errors.ts';
+import type { TokenTable } from './masks.ts';
+import { schemaGrammar } from './schema.ts';
+import { StringLimits } from './string-limits.ts';
+import type { GrammarLibrary } from './xgrammar.ts';
+
+/** A compiled grammar takes from some KB to tens of MB. */
+const mostGrammars = 32;
+const mostTexts = 256;
+const mostSchemaCharacters = 262_144;
+
+export interface Matcher {
+  mask(): Promise<Int32Array>;
+  accept(token: number): void;
+  close(): void;
+}
+
+export class Grammars {
+  readonly #library: GrammarLibrary;
+  readonly #tokens: TokenTable;
+  readonly #texts = new Map<string, string>();
+  readonly #compiled = new Map<string, XGrammar.CompiledGrammar>();
+
+  constructor(library: GrammarLibrary, tokens: TokenTable) {
+    this.#library = library;
+    this.#tokens = tokens;
+  }
+
+  /** Throws what is wrong with the schema, without compiling. Returns its grammar. */
+  check(schema: unknown): string {
+    const key = JSON.stringify(schema);
+    const known = this.#texts.get(key);
+    if (known !== undefined) return known;
+    if (key.length > mostSchemaCharacters) {
+      throw perigeeError('SCHEMA_TOO_COSTLY', { why: `it has more than ${mostSchemaCharacters} characters` });
+    }
+    return keep(this.#texts, key, schemaGrammar(schema), mostTexts);
+  }
+
+  async matcher(schema: unknown): Promise<Matcher> {
+    const grammar = this.check(schema);
+    const compiled = this.#compiled.get(grammar) ?? (await this.#library.compile(grammar));
+    this.#compiled.delete(grammar);
+    keep(this.#compiled, grammar, compiled, mostGrammars, (old) => old.dispose());
+    const matcher = await this.#library.matcher(compiled);
+    const limits = new StringLimits(schema, this.#tokens);
+    return {
+      mask: async () => limits.applied(await matcher.getNextTokenBitmask()),
+      accept: (token) => {
+        if (!matcher.acceptToken(token)) throw new Error(`token ${token} was not allowed`);
+        limits.accept(token);
+      },
+      close: () => matcher.dispose(),
+    };
+  }
+}
+
+/** Adds an entry as the newest; the oldest beyond `most` goes. */
+function keep<Value>(
+  map: Map<string, Value>,
+  key: string,
+  value: Value,
+  most: number,
+  drop?: (old: Value) => void,
+): Value {
+  map.set(key, value);
+  if (map.size > most) {
+    const [oldest, old] = map.entries().next().value!;
+    map.delete(oldest);
+    drop?.(old);
+  }
+  return value;
+}
