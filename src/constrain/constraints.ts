@@ -56,7 +56,7 @@ class GrammarHost implements Constraints {
         },
       });
       this.#runs.set(id, opened);
-      this.#ask({ type: 'open', id, spec, tokens: [] });
+      this.#reopen(id, opened);
     });
     if (run.failure === null) return run;
     run.close();
@@ -137,8 +137,14 @@ class GrammarHost implements Constraints {
     for (const [id, run] of this.#runs) {
       if (run.failure !== null) continue;
       if (id === culprit || startFailed) run.fail(failure);
-      else this.#ask({ type: 'open', id, spec: run.spec, tokens: run.tokens });
+      else this.#reopen(id, run);
     }
+  }
+
+  /** Begins a run at the worker, or goes on with it at a new one. */
+  #reopen(id: number, run: Run): void {
+    run.unanswered = 1;
+    this.#ask({ type: 'open', id, spec: run.spec, tokens: run.tokens });
   }
 
   #stop(): void {
@@ -161,6 +167,8 @@ class Run implements ConstraintRun {
   readonly tokens: number[] = [];
   mask: TokenMask | undefined = undefined;
   failure: PerigeeError | null = null;
+  /** Questions to the worker; only the answer to the last tells the mask. */
+  unanswered = 0;
   readonly #parts: RunParts;
 
   constructor(spec: ConstraintSpec, parts: RunParts) {
@@ -171,10 +179,12 @@ class Run implements ConstraintRun {
   accept(token: number): void {
     this.tokens.push(token);
     this.mask = undefined;
+    this.unanswered++;
     this.#parts.accept(token);
   }
 
   answer(mask: TokenMask): void {
+    if (--this.unanswered > 0) return;
     this.mask = mask;
     this.#parts.changed();
   }
