@@ -1,10 +1,26 @@
-// AVX2: the generic kernels with 128-bit integers and 256-bit floats.
+// AVX2: 256-bit kernels for quantized weights; the rest from the generic kernels.
 #include "simd_avx2.h"
 
 #include "generic.inl"
 
 namespace perigee {
+namespace {
 
-constexpr Kernels kAvx2Kernels = make_table("avx2");
+#include "avx2_wide.inl"
+#include "avx2_formats.inl"
+#include "columns.inl"
+#include "wide_panel.inl"
+#include "avx2_gemv.inl"
+#include "avx2_panel.inl"
+
+// Up to how many activation rows decode is no slower than panels. Measured.
+template <typename Format>
+constexpr uint32_t kDecodeRows = 4;
+
+#include "wide_table.inl"
+
+}  // namespace
+
+constexpr Kernels kAvx2Kernels = make_wide_table("avx2");
 
 }  // namespace perigee

@@ -5,8 +5,6 @@
 //   kHasMin      whether blocks have a dmin or m
 // Decode and prefill use the same facts. Superblocks with kSub 32 (Q4_K, Q5_K) share their head: see k4_scales.
 
-using W = __m512i;  // 64 bytes
-
 // 32 bytes in both halves.
 PERIGEE_INLINE W twice(const void* p) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
@@ -136,11 +134,6 @@ PERIGEE_INLINE W nibble_quarters(const void* first, const void* second) {
   return _mm512_and_si512(_mm512_srlv_epi16(v, quarters(0, four16(4), 0, four16(4))), _mm512_set1_epi8(15));
 }
 
-PERIGEE_INLINE W iq4_values(W nibbles) {
-  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIQ4Values));
-  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), nibbles);
-}
-
 struct WideIQ4_XS {
   using Block = BlockIQ4_XS;
   static constexpr bool kSuper = true, kHasMin = false, kSigned = true;
@@ -196,9 +189,6 @@ struct WideQ5_1 : WideBlocks<BlockQ5_1, 0, true> {
     return with_fifths(nibble_quarters(a.qs, b.qs), a.qh, b.qh);
   }
 };
-
-// Signed bytes as unsigned ones, 128 above their meaning.
-PERIGEE_INLINE W flip_signs(W v) { return _mm512_xor_si512(v, _mm512_set1_epi8(char(0x80))); }
 
 struct WideQ8_0 : WideBlocks<BlockQ8_0, 128, false> {
   PERIGEE_INLINE static W codes(const Block& a, const Block& b) {

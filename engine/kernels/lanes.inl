@@ -53,3 +53,10 @@ PERIGEE_INLINE V gather_heads(const uint8_t* p, size_t stride, uint32_t count) {
 PERIGEE_INLINE const uint8_t* activation(const MatmulArgs& a, uint32_t i) {
   return a.x + a.x_stride * (a.x_rows ? uint32_t(a.x_rows[i]) : i);
 }
+
+// Calls body with the constants 0 .. kCount - 1.
+template <int kCount, typename Body>
+PERIGEE_INLINE void repeat(Body body) {
+  [&]<int... kI>(std::integer_sequence<int, kI...>) { (body(std::integral_constant<int, kI>()), ...); }
+  (std::make_integer_sequence<int, kCount>());
+}

@@ -124,9 +124,9 @@ using FastPanel = std::conditional_t<kFastDot8 && !std::is_same_v<Format, Format
 
 template <typename Format, int kN>
 void gemv(const MatmulArgs& a) {
-  if constexpr (!FastFormat<Format>::kSuper) gemv_blocks<Format, kN>(a);
-  else if (a.cols <= 512) gemv_short_rows<Format, kN>(a);
-  else gemv_superblocks<Format, kN>(a);
+  if constexpr (!FastFormat<Format>::kSuper) gemv_blocks<BlockDots<Format>, kN>(a);
+  else if (a.cols <= 512) gemv_short_rows<SuperDots<Format>, kN>(a);
+  else gemv_superblocks<SuperDots<Format>, kN>(a);
 }
 
 // The fast formats: few activation rows by gemv, more by panels.
