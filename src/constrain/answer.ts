@@ -23,6 +23,8 @@ export class Answer {
   readonly #tokens: TokenTable;
   readonly #grammars: Grammars;
   #state: State = { at: 'done' };
+  /** Nothing was said yet, so that the model may still think first. */
+  #fresh = true;
   #made = 0;
 
   private constructor(spec: ConstraintSpec, tokens: TokenTable, grammars: Grammars) {
@@ -34,15 +36,20 @@ export class Answer {
 
   static async begin(spec: ConstraintSpec, tokens: TokenTable, grammars: Grammars): Promise<Answer> {
     const answer = new Answer(spec, tokens, grammars);
-    for (const { parameters } of spec.calls?.tools ?? []) grammars.check(argumentSchema(parameters));
+    for (const { name, parameters } of spec.calls?.tools ?? []) {
+      grammars.check(argumentSchema(parameters), `${name}.parameters`);
+    }
     if (spec.answer !== null) await grammars.matcher(spec.answer.schema).then((matcher) => matcher.close());
     answer.#state = spec.reasoningOpen ? { at: 'reasoning' } : await answer.#opening();
     return answer;
   }
 
   async accept(token: number): Promise<void> {
-    const { markers, stopTokens, thinkEnd } = this.#tokens;
+    const { markers, stopTokens, think, thinkEnd } = this.#tokens;
     const state = this.#state;
+    const fresh = this.#fresh;
+    this.#fresh = false;
+    if (fresh && token === think) return this.#enter({ at: 'reasoning' });
     if (state.at !== 'done' && state.at !== 'reasoning' && stopTokens.includes(token))
       return this.#enter({ at: 'done' });
     switch (state.at) {
@@ -69,6 +76,13 @@ export class Answer {
   }
 
   async mask(): Promise<TokenMask> {
+    const { think } = this.#tokens;
+    const mask = await this.#mask();
+    if (this.#fresh && think !== undefined && mask !== null) allow(mask, think);
+    return mask;
+  }
+
+  async #mask(): Promise<TokenMask> {
     const { vocabulary, markers, stopTokens } = this.#tokens;
     const only = (...ids: number[]) => {
       const mask = emptyMask(vocabulary);

@@ -9,8 +9,8 @@ import { entryFile } from '../runtime/assets.ts';
 import type { ToHost, ToWorker } from './messages.ts';
 import type { ConstraintRun, ConstraintSpec, Constraints, TokenMask } from './types.ts';
 
-/** Kimi K2's vocabulary: large schemas take half a second to compile, masks some milliseconds at worst. */
-const answerMilliseconds = 2000;
+/** With Kimi K2's vocabulary schemas take up to a second to compile on idle cores, masks some milliseconds at worst. */
+const answerMilliseconds = 3000;
 /** The worker reads the vocabulary first. */
 const startMilliseconds = 30_000;
 /** The worker's JavaScript heap; Kimi K2's vocabulary takes 60 MB of it. */
@@ -19,7 +19,7 @@ const heapMegabytes = 512;
 export interface ConstraintOptions {
   /** Where openTokenizer finds the vocabulary. */
   readonly tokenizer: string;
-  /** Most time for one mask, compiling included; default 2 s. */
+  /** Most time for one mask, compiling included; default 3 s. */
   readonly answerMilliseconds?: number;
 }
 

@@ -28,15 +28,15 @@ export class Grammars {
     this.#tokens = tokens;
   }
 
-  /** Throws what is wrong with the schema, without compiling. Returns its grammar. */
-  check(schema: unknown): string {
+  /** Throws what is wrong with the schema, which errors call `where`; compiles nothing. Returns its grammar. */
+  check(schema: unknown, where?: string): string {
     const key = JSON.stringify(schema);
     const known = this.#texts.get(key);
     if (known !== undefined) return known;
     if (key.length > mostSchemaCharacters) {
       throw perigeeError('SCHEMA_TOO_COSTLY', { why: `it has more than ${mostSchemaCharacters} characters` });
     }
-    return keep(this.#texts, key, schemaGrammar(schema), mostTexts);
+    return keep(this.#texts, key, schemaGrammar(schema, where), mostTexts);
   }
 
   async matcher(schema: unknown): Promise<Matcher> {

@@ -116,8 +116,9 @@ export const annotations: ReadonlySet<string> = new Set([
   'deprecated',
   'readOnly',
   'writeOnly',
-  // OpenAPI's and OpenAI's.
+  // OpenAPI's and OpenAI's. Without null an answer is valid for a nullable schema all the same.
   'discriminator',
+  'nullable',
   'strict',
   'contentEncoding',
   'contentMediaType',
@@ -139,13 +140,13 @@ export function typesOf(value: unknown): string[] {
 /** One schema that says what all of `parts` say. Refuses what two of them say differently and cannot be joined. */
 export function merged(parts: readonly Schema[], where: string): Schema {
   const out: Record<string, unknown> = {};
-  const given = parts.filter((part) => Object.keys(part).some((keyword) => !annotations.has(keyword)));
+  const given = parts.filter((part) => Object.keys(part).some((keyword) => assertions.has(keyword)));
   refuseApart(given, 'additionalProperties', 'properties', where);
   refuseApart(given, 'items', 'prefixItems', where);
   for (const part of parts) {
     for (const [keyword, value] of Object.entries(part)) {
       const before = out[keyword];
-      out[keyword] = before === undefined || annotations.has(keyword) ? value : joined(keyword, before, value, where);
+      out[keyword] = before === undefined || !assertions.has(keyword) ? value : joined(keyword, before, value, where);
     }
   }
   return out;
@@ -245,7 +246,9 @@ export function endsSomewhere(
   const branches = schema.anyOf ?? schema.oneOf;
   if (branches !== undefined && !branches.some(ends)) return false;
   if (schemaTypes(schema).some((type) => type !== 'object' && type !== 'array')) return true;
-  const object = schemaTypes(schema).includes('object') && required.every((name) => ends(properties[name] ?? true));
+  const object =
+    schemaTypes(schema).includes('object') &&
+    required.every((name) => ends(Object.hasOwn(properties, name) ? properties[name] : true));
   const array = schemaTypes(schema).includes('array');
   const first = prefixItems.slice(0, minItems);
   return object || (array && first.every(ends) && (minItems <= first.length || ends(items ?? true)));

@@ -18,9 +18,8 @@ export function allows(mask: Int32Array, id: number): boolean {
   return ((mask[id >> 5]! >>> (id & 31)) & 1) === 1;
 }
 
-/** The control tokens that structure an answer; undefined where the vocabulary has none of the name. */
+/** The control tokens of calls. */
 export interface Markers {
-  readonly thinkEnd: number | undefined;
   readonly section: number;
   readonly sectionEnd: number;
   readonly call: number;
@@ -34,6 +33,8 @@ export class TokenTable {
   readonly stopTokens: readonly number[];
   /** Null: the vocabulary cannot say calls. */
   readonly markers: Markers | null;
+  /** For models that open their reasoning themselves, by their template; undefined: this one does not. */
+  readonly think: number | undefined;
   readonly thinkEnd: number | undefined;
   readonly tokenizer: Tokenizer;
   /** Ids by GPT-2 spelling of their bytes. */
@@ -48,6 +49,8 @@ export class TokenTable {
     }
     const { specials } = tokenizer;
     this.thinkEnd = specials.get('</think>');
+    const thinks = this.thinkEnd !== undefined && tokenizer.chatTemplate?.includes('</think>');
+    this.think = thinks ? specials.get('<think>') : undefined;
     const [section, sectionEnd, call, argument, callEnd] = [
       '<|tool_calls_section_begin|>',
       '<|tool_calls_section_end|>',
@@ -56,8 +59,7 @@ export class TokenTable {
       '<|tool_call_end|>',
     ].map((name) => specials.get(name));
     const all = section !== undefined && sectionEnd !== undefined && call !== undefined && argument !== undefined;
-    this.markers =
-      all && callEnd !== undefined ? { thinkEnd: this.thinkEnd, section, sectionEnd, call, argument, callEnd } : null;
+    this.markers = all && callEnd !== undefined ? { section, sectionEnd, call, argument, callEnd } : null;
   }
 
   /** The ordinary tokens that `text` may begin with. */

@@ -50,7 +50,8 @@ export function literal(text: string): string {
 
 function escapeCharacter(character: string): string {
   const code = character.codePointAt(0)!;
-  if (code >= 0x20 && code < 0x7f && character !== '"' && character !== '\\') return character;
+  if (character === '"' || character === '\\') return `\\${character}`;
+  if (code >= 0x20 && code < 0x7f) return character;
   return codeEscape(code);
 }
 

@@ -32,9 +32,9 @@ const space = '[ ]? | "\\n" [ \\t]{0,32}';
 /** After a string only these follow; told to the library, which then decides on whole tokens while compiling. */
 const afterString = '(= [ \\n\\t]* [,}\\]:])';
 
-/** The grammar of `schema`, which may refer to its own parts. Throws SCHEMA_INVALID, SCHEMA_UNSUPPORTED, SCHEMA_TOO_COSTLY. */
-export function schemaGrammar(schema: unknown): string {
-  return new SchemaGrammar(schema).text();
+/** The grammar of `schema`, which may refer to its own parts; `where` names it in errors. Throws SCHEMA_INVALID, SCHEMA_UNSUPPORTED, SCHEMA_TOO_COSTLY. */
+export function schemaGrammar(schema: unknown, where = '#'): string {
+  return new SchemaGrammar(schema).text(where);
 }
 
 class SchemaGrammar {
@@ -62,8 +62,8 @@ class SchemaGrammar {
     this.#string = rest;
   }
 
-  text(): string {
-    return this.#rules.text(this.#value(this.#root, '#'));
+  text(where: string): string {
+    return this.#rules.text(this.#value(this.#root, where));
   }
 
   /** EBNF of the values of `schema`; `where` is its JSON pointer. */
@@ -88,12 +88,13 @@ class SchemaGrammar {
     for (const [keyword, value] of Object.entries(schema)) {
       const known = assertions.get(keyword);
       if (known === undefined) {
-        if (!annotations.has(keyword)) this.#refuse(keyword, where, 'it is not known here');
+        if (!annotations.has(keyword) && !keyword.startsWith('x-'))
+          this.#refuse(keyword, where, 'it is not known here');
       } else if (!known.test(value)) {
         throw perigeeError('SCHEMA_INVALID', { where, why: `'${keyword}' must be ${known.expected}` });
       }
     }
-    return Object.keys(schema).every((keyword) => annotations.has(keyword)) ? null : schema;
+    return Object.keys(schema).some((keyword) => assertions.has(keyword)) ? schema : null;
   }
 
   #choices(schema: Schema, where: string): string {
@@ -108,7 +109,7 @@ class SchemaGrammar {
     const { anyOf: _, oneOf: __, ...rest } = schema;
     if (anyOf !== undefined && oneOf !== undefined) this.#refuse('oneOf', where, 'anyOf stands beside it');
     const keyword = anyOf === undefined ? 'oneOf' : 'anyOf';
-    const restricts = Object.keys(rest).some((key) => !annotations.has(key));
+    const restricts = Object.keys(rest).some((key) => assertions.has(key));
     const full = branches.map((branch) => merged([rest, this.#resolved(branch, where)], where));
     if (oneOf !== undefined) {
       for (const [i, a] of full.entries()) {
@@ -135,7 +136,7 @@ class SchemaGrammar {
 
   #reference(schema: Schema, where: string): string {
     const { $ref = '', ...rest } = schema;
-    if (Object.keys(rest).some((keyword) => !annotations.has(keyword)))
+    if (Object.keys(rest).some((keyword) => assertions.has(keyword)))
       return this.#value(this.#resolved(schema, where), where);
     if (this.#open.includes($ref)) {
       throw perigeeError('SCHEMA_INVALID', { where, why: `'${$ref}' refers to itself without end` });
@@ -172,7 +173,7 @@ class SchemaGrammar {
     if (values !== undefined) {
       const fitting = values.filter((value) => typesOf(value).some((type) => types.includes(type)));
       const others = Object.keys(schema).filter(
-        (key) => !annotations.has(key) && !['type', 'enum', 'const'].includes(key),
+        (key) => assertions.has(key) && !['type', 'enum', 'const'].includes(key),
       );
       if (others[0] !== undefined) this.#refuse(others[0], where, 'enum or const stands beside it');
       if (fitting.length === 0)
@@ -268,11 +269,14 @@ class SchemaGrammar {
 
   #object(schema: Schema, where: string): string {
     const { properties = {}, required = [], additionalProperties, minProperties = 0, maxProperties } = schema;
-    const names = Object.keys(properties);
+    // What is required without being declared may be anything that is allowed beside the declared.
+    const undeclared = required.filter((name) => !Object.hasOwn(properties, name));
+    const names = [...Object.keys(properties), ...new Set(undeclared)];
     // Only what is declared, unless the schema says otherwise or declares nothing.
     const more = additionalProperties ?? schema.properties === undefined;
-    const missing = required.find((name) => !names.includes(name));
-    if (missing !== undefined) this.#refuse('required', where, `'${missing}' is not among the properties`);
+    if (undeclared.length > 0 && additionalProperties === false) {
+      throw perigeeError('SCHEMA_INVALID', { where, why: `'${undeclared[0]}' is required, but not allowed` });
+    }
     if (minProperties > required.length) this.#refuse('minProperties', where, 'properties are not counted');
     if (maxProperties !== undefined && (more !== false || maxProperties < names.length)) {
       this.#refuse('maxProperties', where, 'properties are not counted');
@@ -282,7 +286,10 @@ class SchemaGrammar {
     const pair = (key: string, value: string) => this.#rules.add('pair', `${key} ${gap} ":" ${gap} ${value}`);
     const pairs = names.map((name) => ({
       name,
-      pair: pair(literal(JSON.stringify(name)), this.#inside(properties[name], `${where}/properties/${name}`)),
+      pair: pair(
+        literal(JSON.stringify(name)),
+        this.#inside(this.#property(schema, name), `${where}/properties/${name}`),
+      ),
     }));
     const extra =
       more === false ? null : pair(this.#otherKey(names), this.#inside(more, `${where}/additionalProperties`));
@@ -296,6 +303,10 @@ class SchemaGrammar {
       after = this.#rules.add('more', `${comma} ${pair} ${after}${optional}`);
     }
     return `"{" ${gap} ${first} ${gap} "}"`;
+  }
+
+  #property({ properties = {}, additionalProperties = true }: Schema, name: string): unknown {
+    return Object.hasOwn(properties, name) ? properties[name] : additionalProperties;
   }
 
   /** A key that surely is none of `names`: it begins like none of them, unescaped. */

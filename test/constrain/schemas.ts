@@ -42,6 +42,12 @@ export const cases: readonly SchemaCase[] = [
     valid: ['{"id": "a", "size": 3}', '{"x": 1, "y": 2}', '{}'],
     invalid: ['{"id": 3', '{"x": "a"', '{"x": 1, "id"'],
   },
+  {
+    name: 'what is required without being declared',
+    schema: { type: 'object', properties: { a: { type: 'null' } }, required: ['constructor'], 'x-order': 1 },
+    valid: ['{"a":null,"constructor":[1]}', '{"constructor":"x"}'],
+    invalid: ['{}', '{"a":null}'],
+  },
   { name: 'no additional properties', schema: { type: 'object', properties: {} }, valid: ['{}'], invalid: ['{"'] },
   {
     name: 'items',
@@ -163,6 +169,8 @@ export const cases: readonly SchemaCase[] = [
   },
 ];
 
+const noRoom = { type: 'object', required: ['a'], additionalProperties: false };
+
 /** What is refused, and the code and words that say so. */
 export const refused: readonly (readonly [name: string, schema: unknown, code: string, words: string])[] = [
   ['an unknown type', { type: 'hiccup' }, 'SCHEMA_INVALID', "'type'"],
@@ -177,7 +185,7 @@ export const refused: readonly (readonly [name: string, schema: unknown, code: s
   ['contains', { type: 'array', contains: {} }, 'SCHEMA_UNSUPPORTED', "'contains'"],
   ['pattern properties', { patternProperties: {} }, 'SCHEMA_UNSUPPORTED', "'patternProperties'"],
   ['multiples', { type: 'integer', multipleOf: 3 }, 'SCHEMA_UNSUPPORTED', "'multipleOf'"],
-  ['what is required but not declared', { type: 'object', required: ['a'] }, 'SCHEMA_UNSUPPORTED', "'required'"],
+  ['what is required but not allowed', noRoom, 'SCHEMA_INVALID', "'a' is required"],
   ['branches that overlap', { oneOf: [{ type: 'integer' }, { type: 'number' }] }, 'SCHEMA_UNSUPPORTED', "'oneOf'"],
   ['a foreign reference', { $ref: 'http://example.com/x' }, 'SCHEMA_UNSUPPORTED', "'$ref'"],
   ['a reference to nothing', { $ref: '#/$defs/x' }, 'SCHEMA_INVALID', 'refers to nothing'],
