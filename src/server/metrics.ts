@@ -11,6 +11,9 @@ const firstTokenBuckets = [...firstTokenSeconds, 40, 80, 160, 640, 2560];
 const tokenBuckets = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80];
 const requestBuckets = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
 
+/** Of the family's models. The server is built before the engine can tell its own. */
+const longestContext = 262_144;
+
 const labels = ['model_name', 'engine'] as const;
 type Label = (typeof labels)[number] | 'finished_reason';
 
@@ -56,7 +59,7 @@ export class Metrics {
     this.#prefill = seconds('vllm:request_prefill_time_seconds', 'From start to first token.', requestBuckets);
     this.#decode = seconds('vllm:request_decode_time_seconds', 'From first to last token.', requestBuckets);
     this.#inference = seconds('vllm:request_inference_time_seconds', 'From start to last token.', requestBuckets);
-    const tokens = oneTwoFive(engine.contextTokens);
+    const tokens = oneTwoFive(longestContext);
     this.#requestPromptTokens = this.#histogram('vllm:request_prompt_tokens', 'Prompt tokens of a request.', tokens);
     this.#requestGenerationTokens = this.#histogram(
       'vllm:request_generation_tokens',
