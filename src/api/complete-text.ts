@@ -4,7 +4,7 @@ import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineClient, FinishReason, GenerationEvent } from '../scheduler/types.ts';
 import type { StreamDecoder, Tokenizer } from '../tokenizer/types.ts';
-import { answerLimit, type ChatStarted, type ChatText } from './complete.ts';
+import { type AnswerConstraint, answerLimit, answerSchema, type ChatStarted, type ChatText } from './complete.ts';
 
 /** A text to go on with, in token ids: no template, no roles, no tool calls. */
 export interface TextRequest {
@@ -21,6 +21,8 @@ export interface TextRequest {
   readonly topLogprobs?: number;
   /** Asks for those of the prompt's tokens as well. */
   readonly promptLogprobs: boolean;
+  /** What the text must be; absent or null: anything. */
+  readonly constraint?: AnswerConstraint | null;
 }
 
 export interface PromptLogprobs {
@@ -67,6 +69,9 @@ export async function* completeText(
       maxTokens,
       sampling: { ...sampling, postponed: { tokens: stopTokens, count: minTokens } },
       stopTokens,
+      ...(request.constraint && {
+        constraint: { answer: answerSchema(request.constraint), calls: null, reasoningOpen: false },
+      }),
       ...(topLogprobs !== undefined && { logprobs: { top: topLogprobs, prompt: promptLogprobs } }),
     },
     signal,

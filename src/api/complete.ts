@@ -36,10 +36,9 @@ export interface ChatRequest {
 }
 
 /** What the answer must be: JSON (an object, or what the schema says), or calls, of one tool or of any. */
-export type ChatConstraint =
-  | { readonly kind: 'json' }
-  | { readonly kind: 'schema'; readonly schema: JsonSchema }
-  | { readonly kind: 'tools'; readonly name?: string };
+export type ChatConstraint = AnswerConstraint | { readonly kind: 'tools'; readonly name?: string };
+
+export type AnswerConstraint = { readonly kind: 'json' } | { readonly kind: 'schema'; readonly schema: JsonSchema };
 
 export interface ChatStarted {
   readonly type: 'started';
@@ -146,9 +145,12 @@ function reasoningOpen(prompt: readonly number[], tokenizer: Tokenizer): boolean
 function constraintFor(request: ChatRequest, reasoningOpen: boolean): ConstraintSpec | null {
   const { constraint = null } = request;
   const calls = request.toolCalls ? callsFor(request, constraint) : null;
-  const answer =
-    constraint?.kind === 'json' ? { schema: { type: 'object' } } : constraint?.kind === 'schema' ? constraint : null;
+  const answer = constraint === null || constraint.kind === 'tools' ? null : answerSchema(constraint);
   return answer === null && calls === null ? null : { answer, calls, reasoningOpen };
+}
+
+export function answerSchema(constraint: AnswerConstraint): { readonly schema: JsonSchema } {
+  return { schema: constraint.kind === 'json' ? { type: 'object' } : constraint.schema };
 }
 
 function callsFor(request: ChatRequest, constraint: ChatConstraint | null): CallConstraint | null {

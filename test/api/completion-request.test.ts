@@ -38,6 +38,7 @@ describe('a completion request', () => {
         ignoreEndOfTurn: false,
         minTokens: 0,
         promptLogprobs: false,
+        constraint: null,
       },
     ]);
   });

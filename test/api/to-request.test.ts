@@ -93,9 +93,28 @@ describe('a chat request', () => {
       ignoreEndOfTurn: true,
       minTokens: 2,
       topLogprobs: 5,
+      constraint: null,
       toolCalls: false,
       parallelToolCalls: false,
     });
+  });
+
+  it.each([
+    [{}, null],
+    [{ response_format: { type: 'text' } }, null],
+    [{ response_format: { type: 'json_object' } }, { kind: 'json' }],
+    [
+      { response_format: { type: 'json_schema', json_schema: { name: 'x', strict: true, schema: { type: 'null' } } } },
+      { kind: 'schema', schema: { type: 'null' } },
+    ],
+    [{ tools: [f], tool_choice: 'auto' }, null],
+    [{ tools: [f], tool_choice: 'required' }, { kind: 'tools' }],
+    [
+      { tools: [f], tool_choice: { type: 'function', function: { name: 'f' } } },
+      { kind: 'tools', name: 'f' },
+    ],
+  ])('%j constrains the answer to %j', (fields, constraint) => {
+    expect(read(fields).request.constraint).toEqual(constraint);
   });
 
   it('takes null as absent and ignores unknown fields', () => {
@@ -226,6 +245,9 @@ describe('a malformed request is refused by the name of its field', () => {
     [{ tool_choice: 'required', tools: [] }, 'tool_choice'],
     [{ tools: [f], tool_choice: { type: 'function', function: { name: 'g' } } }, 'tool_choice.function.name'],
     [{ response_format: { type: 'poem' } }, 'response_format.type'],
+    [{ response_format: { type: 'json_schema' } }, 'response_format.json_schema'],
+    [{ response_format: { type: 'json_schema', json_schema: { name: 'x' } } }, 'response_format.json_schema.schema'],
+    [{ response_format: { type: 'json_schema', json_schema: { schema: 3 } } }, 'response_format.json_schema.schema'],
   ];
   for (const [changes, param] of fields) {
     it(JSON.stringify(changes), () => expect(refused(changes)).toMatchObject({ code: 'FIELD_INVALID', param }));
@@ -242,9 +264,8 @@ describe('what is not supported is refused, not ignored', () => {
   const cases: [fields: object, param: string][] = [
     [{ echo: true }, 'echo'],
     [{ prompt_logprobs: 1 }, 'prompt_logprobs'],
-    [{ response_format: { type: 'json_object' } }, 'response_format'],
-    [{ tools: [f], tool_choice: 'required' }, 'tool_choice'],
-    [{ tools: [f], tool_choice: { type: 'function', function: { name: 'f' } } }, 'tool_choice'],
+    [{ response_format: { type: 'structural_tag' } }, 'response_format'],
+    [{ structured_outputs: { regex: '.*' } }, 'structured_outputs'],
     [
       { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
       'messages.0.content.0.type',

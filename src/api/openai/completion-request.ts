@@ -1,6 +1,7 @@
 import { perigeeError } from '../../errors.ts';
 import type { TextRequest } from '../complete-text.ts';
 import type { CompletionRequest } from './completion-schema.ts';
+import { toAnswerConstraint } from './constraint.ts';
 import { generationOptions, knownToken, samplingOfChoice, type ToRequestContext } from './generation-options.ts';
 import { refuseUnsupportedCompletion } from './unsupported.ts';
 import { fieldInvalid, validateCompletionRequest } from './validate.ts';
@@ -36,6 +37,7 @@ export function toCompletionRequest(body: unknown, context: ToRequestContext): P
   if (prompts.length * choices > mostChoices) {
     throw fieldInvalid('n', `so that prompts times n are at most ${mostChoices}`, choices);
   }
+  const constraint = toAnswerConstraint(fields.response_format);
   const options = generationOptions(fields, context);
   const answer = (prompt: readonly number[], index: number): TextRequest => ({
     ...options,
@@ -44,6 +46,7 @@ export function toCompletionRequest(body: unknown, context: ToRequestContext): P
     maxTokens: fields.max_tokens ?? defaultMaxTokens,
     ...(logprobs !== undefined && { topLogprobs: logprobs }),
     promptLogprobs: echo && logprobs !== undefined,
+    constraint,
   });
   return {
     requests: prompts.flatMap((prompt) => Array.from({ length: choices }, (_, index) => answer(prompt, index))),

@@ -1,5 +1,5 @@
 import { type Static, Type } from '@sinclair/typebox';
-import { anyValue, flag, integer, most, oneOf, optional, sharedFields, text } from './fields.ts';
+import { anyValue, flag, integer, most, optional, sharedFields, text } from './fields.ts';
 
 const tokenIds = Type.Array(integer(0, most, 'a token id'), { minItems: 1, description: 'a list of token ids' });
 /** Answers are generated a few at a time, so this bounds a request's length and not its share of the engine. */
@@ -18,12 +18,6 @@ export const completionRequest = Type.Object(
     logprobs: optional(integer(0, 20, 'a whole number from 0 to 20')),
     best_of: optional(integer(1, 16, 'a whole number from 1 to 16')),
     suffix: optional(text()),
-    response_format: optional(
-      Type.Object(
-        { type: oneOf('text', 'json_object', 'json_schema', 'structural_tag') },
-        { description: 'an object like {"type": "text"}' },
-      ),
-    ),
     prompt_embeds: anyValue,
   },
   { description: 'a JSON object' },

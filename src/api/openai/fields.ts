@@ -57,6 +57,29 @@ export const sharedFields = {
   ),
   seed: optional(integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, 'a whole number between -2^53 and 2^53')),
   return_tokens_as_token_ids: optional(flag),
+  response_format: optional(
+    Type.Object(
+      {
+        type: oneOf('text', 'json_object', 'json_schema', 'structural_tag'),
+        json_schema: optional(
+          Type.Object(
+            {
+              name: optional(text("the schema's name")),
+              // true and false are schemas as well.
+              schema: optional(
+                Type.Union([Type.Record(Type.String(), Type.Unknown()), Type.Boolean()], {
+                  description: 'a JSON schema',
+                }),
+              ),
+              strict: optional(Type.Union([flag, Type.Null()], { description: 'true or false' })),
+            },
+            { description: 'an object like {"name": "...", "schema": {...}}' },
+          ),
+        ),
+      },
+      { description: 'an object like {"type": "text"}' },
+    ),
+  ),
 
   // Other servers act on these; unsupported.ts says which values ask for nothing.
   prompt_logprobs: anyValue,

@@ -92,12 +92,6 @@ export const chatCompletionRequest = Type.Object(
       ),
     ),
 
-    response_format: optional(
-      Type.Object(
-        { type: oneOf('text', 'json_object', 'json_schema', 'structural_tag') },
-        { description: 'an object like {"type": "text"}' },
-      ),
-    ),
     functions: anyValue,
     function_call: anyValue,
     modalities: anyValue,

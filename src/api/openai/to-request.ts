@@ -2,6 +2,7 @@ import { parseExact, spacedJson, toTree } from '../../chat/json.ts';
 import type { Conversation, Message, ToolCall } from '../../chat/types.ts';
 import { perigeeError } from '../../errors.ts';
 import type { ChatRequest } from '../complete.ts';
+import { toChatConstraint } from './constraint.ts';
 import { generationOptions, type ToRequestContext } from './generation-options.ts';
 import type { ChatCompletionRequest, RequestMessage } from './schema.ts';
 import { refuseUnsupportedChat } from './unsupported.ts';
@@ -23,7 +24,6 @@ export interface ParsedChatRequest {
 export function toChatRequest(body: unknown, context: ToRequestContext): ParsedChatRequest {
   const fields = validateChatRequest(body);
   refuseUnsupportedChat(fields);
-  refuseForcedCalls(fields);
   return {
     model: fields.model,
     stream: fields.stream ?? false,
@@ -35,6 +35,7 @@ export function toChatRequest(body: unknown, context: ToRequestContext): ParsedC
       ...generationOptions(fields, context),
       maxTokens: fields.max_completion_tokens ?? fields.max_tokens ?? null,
       ...(fields.logprobs === true && { topLogprobs: fields.top_logprobs ?? 0 }),
+      constraint: toChatConstraint(fields),
       toolCalls: fields.tool_choice !== 'none',
       parallelToolCalls: fields.parallel_tool_calls ?? true,
     },
@@ -54,16 +55,6 @@ export function withExactTools(body: unknown, text: string): unknown {
 
 function hasTools(body: unknown): body is { tools: unknown } {
   return typeof body === 'object' && body !== null && Array.isArray((body as { tools?: unknown }).tools);
-}
-
-function refuseForcedCalls({ tool_choice: choice }: ChatCompletionRequest): void {
-  if (choice === undefined || choice === 'auto' || choice === 'none') return;
-  const details = {
-    field: 'tool_choice',
-    value: brief(choice),
-    advice: 'Use "auto", and ask for the call in the messages.',
-  };
-  throw perigeeError('FIELD_UNSUPPORTED', details, { param: 'tool_choice' });
 }
 
 function toConversation(fields: ChatCompletionRequest): Conversation {

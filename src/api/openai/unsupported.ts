@@ -27,10 +27,10 @@ const shared: readonly Rule[] = [
   },
   {
     field: 'response_format',
-    fine: (value) => (value as { type: string }).type === 'text',
-    advice: 'Use {"type": "text"} and describe the wanted format in the messages.',
+    fine: (value) => (value as { type: string }).type !== 'structural_tag',
+    advice: 'Use a JSON schema, or tools.',
   },
-  { field: 'structured_outputs', fine: never, advice: leaveOut },
+  { field: 'structured_outputs', fine: never, advice: "Use 'response_format'." },
   { field: 'include_stop_str_in_output', fine: only(false), advice: leaveOut },
   { field: 'bad_words', fine: empty, advice: "Use 'logit_bias' on token ids." },
   { field: 'allowed_token_ids', fine: empty, advice: "Use 'logit_bias' on token ids." },
