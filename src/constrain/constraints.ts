@@ -11,6 +11,8 @@ import type { ConstraintRun, ConstraintSpec, Constraints, TokenMask } from './ty
 
 /** With Kimi K2's vocabulary schemas take up to a second to compile on idle cores, masks some milliseconds at worst. */
 const answerMilliseconds = 3000;
+/** What an answer's masks may take each, on average, beside one that takes longest: the worker serves others as well. */
+const tokenMilliseconds = 20;
 /** The worker reads the vocabulary first. */
 const startMilliseconds = 30_000;
 /** The worker's JavaScript heap; Kimi K2's vocabulary takes 60 MB of it. */
@@ -36,6 +38,8 @@ class GrammarHost implements Constraints {
   #worker: Worker | null = null;
   #ready = false;
   #timer: NodeJS.Timeout | null = null;
+  /** When the worker came to the question it is at. */
+  #since = 0;
   #next = 0;
   #closed = false;
 
@@ -112,7 +116,9 @@ class GrammarHost implements Constraints {
     } else {
       this.#asked.shift();
       const run = this.#runs.get(message.id);
-      if (message.type === 'mask') run?.answer(message.mask);
+      if (run !== undefined) run.spent += performance.now() - this.#since;
+      if (run !== undefined && run.spent > this.#limit + tokenMilliseconds * run.tokens.length) run.fail(this.#late());
+      else if (message.type === 'mask') run?.answer(message.mask);
       else run?.fail(new PerigeeError(message.code, message.message));
     }
     this.#watch();
@@ -123,10 +129,17 @@ class GrammarHost implements Constraints {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     if (this.#asked.length === 0) return;
-    const { answerMilliseconds: limit = answerMilliseconds } = this.#options;
-    const seconds = limit / 1000;
-    const late = perigeeError('SCHEMA_TOO_COSTLY', { why: `${seconds} seconds were not enough for its grammar` });
-    this.#timer = setTimeout(() => this.#replace(late), this.#ready ? limit : startMilliseconds);
+    this.#since = performance.now();
+    const limit = this.#ready ? this.#limit : startMilliseconds;
+    this.#timer = setTimeout(() => this.#replace(this.#late()), limit);
+  }
+
+  get #limit(): number {
+    return this.#options.answerMilliseconds ?? answerMilliseconds;
+  }
+
+  #late(): PerigeeError {
+    return perigeeError('SCHEMA_TOO_COSTLY', { why: `${this.#limit / 1000} seconds were not enough for its grammar` });
   }
 
   /** Ends the worker; the request it was working on fails, and the others go on with a new one. */
@@ -169,6 +182,8 @@ class Run implements ConstraintRun {
   failure: PerigeeError | null = null;
   /** Questions to the worker; only the answer to the last tells the mask. */
   unanswered = 0;
+  /** Milliseconds the worker was at its questions. */
+  spent = 0;
   readonly #parts: RunParts;
 
   constructor(spec: ConstraintSpec, parts: RunParts) {
