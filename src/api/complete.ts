@@ -168,7 +168,9 @@ function callsFor(request: ChatRequest, constraint: ChatConstraint | null): Call
 
 function toolConstraint({ name, declaration }: Tool): ToolConstraint {
   const { parameters } = (declaration.function ?? {}) as { parameters?: JsonSchema };
-  return { name, parameters };
+  if (parameters === undefined || parameters === null) return { name };
+  // A copy has plain numbers, where a declaration may have an ExactNumber for the prompt's sake.
+  return { name, parameters: JSON.parse(JSON.stringify(parameters)) };
 }
 
 /** Turns the engine's events into the chat's, and knows when the answer is over. */
