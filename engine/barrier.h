@@ -14,6 +14,9 @@ struct alignas(64) Barrier {
 // Waits until `ranks` ranks have arrived. Looks `spins` times before sleeping. Leaves the step when the barrier was aborted.
 void barrier_wait(Barrier& barrier, uint32_t ranks, uint32_t spins);
 
+// Looks up to `spins` times whether *word has left `expected`; false when it has not.
+bool changes_soon(const int32_t* word, int32_t expected, uint32_t spins);
+
 // The door's word on sleeping: wasm waits on the memory, natively a futex. Returns when *word may no longer equal
 // `expected`, or after a second at the latest.
 void wait_while_equal(int32_t* word, int32_t expected);

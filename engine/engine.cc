@@ -27,6 +27,7 @@ void lay_out_step(Arena& arena, const ModelConfig& c, const Limits& l, StepBlock
 void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t r, Rank& rank) {
   const size_t t = l.batch_tokens, slots = t * c.experts_used, heads = largest_share(c.heads, l.ranks, 1);
   rank = {};
+  rank.index = r;
   rank.weights = arena.take<Weight>(static_cast<size_t>(c.layers) * kSlots);
   rank.heads = rank_range(c.heads, r, l.ranks, 1);
   rank.hidden_rows = rank_range(c.hidden, r, l.ranks, kRowMultiple);
@@ -50,7 +51,7 @@ void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t 
   batch.input_capacity = engine_input_bytes(c, l);
   batch.output_capacity = engine_output_bytes(c, l);
   batch.job_capacity = job_capacity(c, l);
-  batch.input = arena.take<uint8_t>(batch.input_capacity);
+  batch.own_input = arena.take<uint8_t>(batch.input_capacity);
   batch.output = arena.take<uint8_t>(batch.output_capacity);
   batch.jobs = arena.take<Job>(batch.job_capacity);
   batch.shards = arena.take<uint32_t>(batch.job_capacity);
@@ -74,6 +75,7 @@ uint64_t lay_out(void* base, const ModelConfig& c, const Limits& l) {
   e.config = c;
   e.limits = l;
   lay_out_step(arena, c, l, e.step);
+  e.shared_input = arena.take<uint8_t>(engine_input_bytes(c, l));
   e.frequencies = arena.take<float>(c.rope_dim / 2);
   e.rope = arena.take<float>(t * c.rope_dim);
   e.x = arena.take<float>(t * c.hidden);

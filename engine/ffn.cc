@@ -23,11 +23,12 @@ struct PutOnce {
   ShardBatch& batch;
   const float* x;
   uint32_t n, cols;
+  Range rows;
   uint32_t offsets[3] = {kAllRows, kAllRows, kAllRows};
 
   uint32_t operator()(DType type) {
     uint32_t& offset = offsets[static_cast<uint32_t>(activation_for(type, batch.exact))];
-    if (offset == kAllRows) offset = batch.put(type, x, n, cols, cols);
+    if (offset == kAllRows) offset = batch.put(type, x, n, cols, cols, rows);
     return offset;
   }
 };
@@ -41,8 +42,8 @@ void score_and_share(Engine& e, Rank& rank, uint32_t layer) {
   const Weight& gate = e.weight(rank, layer, Slot::SharedGate);
   const Weight& up = e.weight(rank, layer, Slot::SharedUp);
   ShardBatch& batch = rank.batch;
-  batch.reset();
-  PutOnce h{batch, rank.h, n, c.hidden};
+  open_shared(e, rank);
+  PutOnce h{batch, rank.h, n, c.hidden, own_rows(e, rank, n)};
   // The router's weights are float in every file, so its activations are float too.
   const size_t y = batch.multiply(router, 0, h(router.type), kAllRows, n);
   size_t y_gate = 0, y_up = 0;
@@ -50,7 +51,7 @@ void score_and_share(Engine& e, Rank& rank, uint32_t layer) {
     y_gate = batch.multiply(gate, 0, h(gate.type), kAllRows, n);
     y_up = batch.multiply(up, 0, h(up.type), kAllRows, n);
   }
-  batch.run();
+  run_shared(e, rank, Stage::Router);
   float* logits = batch.result(y);
   if (c.gating == Gating::Sigmoid) e.kernels->sigmoid(logits, n * router.rows);
   for (uint32_t t = 0; t < n; t++) {
@@ -62,22 +63,25 @@ void score_and_share(Engine& e, Rank& rank, uint32_t layer) {
   stage_done(Stage::Router);
 }
 
-// Every rank chooses for itself: cheaper than telling each other.
+// Where the chosen experts of the step's tokens lie: with the rank, or with the first one where the ranks deal tokens out.
+Rank& chooser(Engine& e, Rank& rank) { return e.deals_tokens() ? e.ranks[0] : rank; }
+
+// Chooses experts and their weights for the own rows of the tokens.
 void route(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
-  const uint32_t n = e.step.tokens_count;
-  for (uint32_t t = 0; t < n; t++) {
+  const Rank& to = chooser(e, rank);
+  const Range own = own_rows(e, rank, e.step.tokens_count);
+  for (uint32_t t = own.begin; t < own.end; t++) {
     const float* scores = e.router_scores + static_cast<size_t>(t) * c.experts;
     if (c.gating == Gating::Softmax) {
       __builtin_memcpy(rank.probabilities, scores, c.experts * sizeof(float));
       e.kernels->softmax(rank.probabilities, c.experts);
       scores = rank.probabilities;
     }
-    choose_experts(c, scores, e.vectors[layer].router_bias, rank.keys, rank.chosen + t * c.experts_used,
-                   rank.gate + t * c.experts_used);
-    if (e.ranks == &rank) tap_row(e, Tap::RouterChoices, layer, t, rank.chosen + t * c.experts_used);
+    choose_experts(c, scores, e.vectors[layer].router_bias, rank.keys, to.chosen + t * c.experts_used,
+                   to.gate + t * c.experts_used);
+    if (&to == e.ranks) tap_row(e, Tap::RouterChoices, layer, t, to.chosen + t * c.experts_used);
   }
-  group_by_expert(rank.chosen, n, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
 }
 
 // expert_mid[slot] = silu(gate) * up of each token with each of its experts, own columns. A weight block is read once for
@@ -88,12 +92,18 @@ void experts_in(Engine& e, Rank& rank, uint32_t layer) {
   const Weight& gate = e.weight(rank, layer, Slot::ExpertGate);
   const Weight& up = e.weight(rank, layer, Slot::ExpertUp);
   ShardBatch& batch = rank.batch;
-  batch.reset();
-  PutOnce h{batch, rank.h, n, c.hidden};
+  open_shared(e, rank);
+  PutOnce h{batch, rank.h, n, c.hidden, own_rows(e, rank, n)};
   const uint32_t x_gate = h(gate.type), x_up = h(up.type);
+  route(e, rank, layer);
+  if (e.deals_tokens()) {
+    stage_done(Stage::ExpertsIn);
+    meet(e);
+  }
+  group_by_expert(chooser(e, rank).chosen, n, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
   int32_t* token_of = rank.token_of;
   for (uint32_t s = 0; s < slots; s++) token_of[s] = rank.order[s] / static_cast<int32_t>(c.experts_used);
-  const uint32_t rows = batch.put_indices(token_of, slots);
+  const uint32_t rows = batch.put_indices(token_of, slots, !e.deals_tokens() || rank.index == 0);
   for (uint32_t expert = 0; expert < c.experts; expert++) {
     const uint32_t begin = rank.expert_begin[expert], count = rank.expert_begin[expert + 1] - begin;
     if (count == 0) continue;
@@ -101,7 +111,7 @@ void experts_in(Engine& e, Rank& rank, uint32_t layer) {
     batch.multiply(gate, expert, x_gate, first, count);
     batch.multiply(up, expert, x_up, first, count);
   }
-  batch.run();
+  run_shared(e, rank, Stage::ExpertsIn);
   uint32_t slot = 0;
   for (uint32_t job = 0; job < batch.job_count; job += 2) {
     const uint32_t count = batch.jobs[job].n;
@@ -119,8 +129,9 @@ void experts_out(Engine& e, Rank& rank, uint32_t layer) {
   const Weight& down = e.weight(rank, layer, Slot::ExpertDown);
   const Weight& shared = e.weight(rank, layer, Slot::SharedDown);
   ShardBatch& batch = rank.batch;
-  batch.reset();
-  const uint32_t x = batch.put(down.type, e.expert_mid, slots, c.expert_width, c.expert_width);
+  open_shared(e, rank);
+  const uint32_t x =
+      batch.put(down.type, e.expert_mid, slots, c.expert_width, c.expert_width, own_rows(e, rank, slots));
   const size_t x_row = activation_row_bytes(activation_for(down.type, batch.exact), c.expert_width);
   float** product_of = rank.product_of;
   for (uint32_t expert = 0; expert < c.experts; expert++) {
@@ -131,17 +142,18 @@ void experts_out(Engine& e, Rank& rank, uint32_t layer) {
   }
   size_t y_shared = 0;
   if (c.shared_width) {
-    const uint32_t mid = batch.put(shared.type, e.mid, n, c.shared_width, c.shared_width);
+    const uint32_t mid = batch.put(shared.type, e.mid, n, c.shared_width, c.shared_width, own_rows(e, rank, n));
     y_shared = batch.multiply(shared, 0, mid, kAllRows, n);
   }
-  batch.run();
+  run_shared(e, rank, Stage::ExpertsOut);
+  const float* gate = chooser(e, rank).gate;
   float* sum = rank.h;  // no longer needed; [T][own hidden rows]
   for (uint32_t t = 0; t < n; t++) {
     float* row = sum + static_cast<size_t>(t) * down.rows;
     __builtin_memset(row, 0, down.rows * sizeof(float));
     for (uint32_t k = 0; k < c.experts_used; k++) {
       const uint32_t s = t * c.experts_used + k;
-      e.kernels->axpy(rank.gate[s], product_of[rank.slot_of[s]], down.rows, row);
+      e.kernels->axpy(gate[s], product_of[rank.slot_of[s]], down.rows, row);
     }
     if (c.shared_width)
       e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * down.rows), down.rows, row);
@@ -161,17 +173,18 @@ void dense_ffn(Engine& e, Rank& rank, uint32_t layer) {
   const Weight& down = e.weight(rank, layer, Slot::FfnDown);
   ShardBatch& batch = rank.batch;
   norm_tokens(e, rank, e.vectors[layer].ffn_norm);
-  batch.reset();
-  PutOnce h{batch, rank.h, n, c.hidden};
+  open_shared(e, rank);
+  PutOnce h{batch, rank.h, n, c.hidden, own_rows(e, rank, n)};
   const size_t y_gate = batch.multiply(gate, 0, h(gate.type), kAllRows, n);
   const size_t y_up = batch.multiply(up, 0, h(up.type), kAllRows, n);
-  batch.run();
+  run_shared(e, rank, Stage::Dense);
   write_mid(e, batch, gate, y_gate, y_up, n, e.mid, c.dense_width);
   stage_done(Stage::Dense);
   meet(e);
-  batch.reset();
-  const size_t y = batch.multiply(down, 0, batch.put(down.type, e.mid, n, c.dense_width, c.dense_width), kAllRows, n);
-  batch.run();
+  open_shared(e, rank);
+  const uint32_t x = batch.put(down.type, e.mid, n, c.dense_width, c.dense_width, own_rows(e, rank, n));
+  const size_t y = batch.multiply(down, 0, x, kAllRows, n);
+  run_shared(e, rank, Stage::Dense);
   tap_columns(e, Tap::FeedForward, layer, batch.result(y), down.rows, rank.hidden_rows);
   add_to_residual(e, rank, batch.result(y));
   stage_done(Stage::Dense);
@@ -182,7 +195,6 @@ void moe_ffn(Engine& e, Rank& rank, uint32_t layer) {
   norm_tokens(e, rank, e.vectors[layer].ffn_norm);
   score_and_share(e, rank, layer);
   meet(e);
-  route(e, rank, layer);
   experts_in(e, rank, layer);
   meet(e);
   experts_out(e, rank, layer);

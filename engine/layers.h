@@ -1,5 +1,6 @@
 // The stages of one layer, each one rank's share. Barriers stand where results of all ranks are needed next.
 #pragma once
+#include "door.h"
 #include "state.h"
 
 namespace perigee {
@@ -8,7 +9,7 @@ namespace perigee {
 void embed(Engine& e, Rank& rank);
 
 // x += attention of the layer, absorbed multi-head latent attention (mla.cc).
-void attend(Engine& e, Rank& rank, uint32_t r, uint32_t layer);
+void attend(Engine& e, Rank& rank, uint32_t layer);
 
 // x += the dense feed-forward of the layer (ffn.cc).
 void dense_ffn(Engine& e, Rank& rank, uint32_t layer);
@@ -22,7 +23,16 @@ void head(Engine& e, Rank& rank);
 // Waits for all ranks; the time spent counts as Stage::Wait.
 void meet(Engine& e);
 
-// h[t] = RMSNorm(x[t]) of every token of the step: h is [T][hidden], the rank's own.
+// Of `n` rows (tokens, expert slots) those whose work per row is this rank's: all, or its share of a large step's.
+Range own_rows(const Engine& e, const Rank& rank, uint32_t n);
+
+// Begins a stretch whose activation rows are the same for all ranks; put only own_rows.
+void open_shared(Engine& e, Rank& rank);
+
+// Runs its products once every rank has put its rows; the time until here counts for `stage`.
+void run_shared(Engine& e, Rank& rank, Stage stage);
+
+// h[t] = RMSNorm(x[t]) of the own rows of the step's tokens: h is [T][hidden], the rank's own.
 void norm_tokens(Engine& e, Rank& rank, const float* weight);
 
 // x[t][own hidden rows] += delta[t][own hidden rows]; the rank's own columns of the residual.

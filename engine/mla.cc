@@ -20,12 +20,13 @@ void project_inputs(Engine& e, Rank& rank, uint32_t layer) {
   const Weight& kv = e.weight(rank, layer, Slot::AttnKVA);
   const Weight& q = e.weight(rank, layer, c.q_rank ? Slot::AttnQA : Slot::AttnQ);
   ShardBatch& batch = rank.batch;
-  batch.reset();
-  const uint32_t x_q = batch.put(q.type, rank.h, n, c.hidden, c.hidden);
+  open_shared(e, rank);
+  const Range own = own_rows(e, rank, n);
+  const uint32_t x_q = batch.put(q.type, rank.h, n, c.hidden, c.hidden, own);
   const bool same = activation_for(q.type, batch.exact) == activation_for(kv.type, batch.exact);
-  const uint32_t x_kv = same ? x_q : batch.put(kv.type, rank.h, n, c.hidden, c.hidden);
+  const uint32_t x_kv = same ? x_q : batch.put(kv.type, rank.h, n, c.hidden, c.hidden, own);
   const size_t y_q = batch.multiply(q, 0, x_q, kAllRows, n), y_kv = batch.multiply(kv, 0, x_kv, kAllRows, n);
-  batch.run();
+  run_shared(e, rank, Stage::QKV);
   for (uint32_t t = 0; t < n; t++) {
     float* row = e.qkv + static_cast<size_t>(t) * stride;
     const float* from_kv = batch.result(y_kv + static_cast<size_t>(t) * kv.rows);
@@ -49,14 +50,15 @@ void expand_queries(Engine& e, Rank& rank, uint32_t layer) {
   const uint32_t n = e.step.tokens_count, width = rank.heads.size() * c.query_dim();
   const Weight& w = e.weight(rank, layer, Slot::AttnQB);
   ShardBatch& batch = rank.batch;
-  batch.reset();
+  open_shared(e, rank);
+  const Range own = own_rows(e, rank, n);
   float* normed = rank.h;  // no longer needed; [T][q_rank]
-  for (uint32_t t = 0; t < n; t++) {
+  for (uint32_t t = own.begin; t < own.end; t++) {
     e.kernels->rms_norm(e.qkv + static_cast<size_t>(t) * e.qkv_width(), e.vectors[layer].q_a_norm, kLatentEps, c.q_rank,
                         normed + static_cast<size_t>(t) * c.q_rank);
   }
-  const size_t y = batch.multiply(w, 0, batch.put(w.type, normed, n, c.q_rank, c.q_rank), kAllRows, n);
-  batch.run();
+  const size_t y = batch.multiply(w, 0, batch.put(w.type, normed, n, c.q_rank, c.q_rank, own), kAllRows, n);
+  run_shared(e, rank, Stage::Query);
   for (uint32_t t = 0; t < n; t++) {
     for (uint32_t i = 0; i < rank.heads.size(); i++) {
       __builtin_memcpy(rank.q + (static_cast<size_t>(i) * n + t) * c.query_dim(),
@@ -67,10 +69,10 @@ void expand_queries(Engine& e, Rank& rank, uint32_t layer) {
 }
 
 // Writes the KV rows of every ranks-th token: normed latent, roped key.
-void append_latents(Engine& e, uint32_t r, uint32_t layer) {
+void append_latents(Engine& e, const Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
   const uint32_t pairs = c.rope_dim / 2;
-  for (uint32_t t = r; t < e.step.tokens_count; t += e.limits.ranks) {
+  for (uint32_t t = rank.index; t < e.step.tokens_count; t += e.limits.ranks) {
     const uint32_t position = static_cast<uint32_t>(e.step.positions[t]);
     const int32_t* table = e.step.page_tables + static_cast<size_t>(e.step.sequences[t]) * e.step.table_stride;
     float* row = e.page(layer, table[position / e.limits.page_tokens]) +
@@ -89,10 +91,10 @@ void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
   const uint32_t n = e.step.tokens_count, heads = rank.heads.size();
   const Weight& k_b = e.weight(rank, layer, Slot::AttnKB);
   ShardBatch& batch = rank.batch;
-  batch.reset();
+  batch.reset(batch.own_input);
   for (uint32_t i = 0; i < heads; i++) {
     const float* q = rank.q + static_cast<size_t>(i) * n * c.query_dim();
-    batch.multiply(k_b, i, batch.put(k_b.type, q, n, c.nope_dim, c.query_dim()), kAllRows, n);
+    batch.multiply(k_b, i, batch.put(k_b.type, q, n, c.nope_dim, c.query_dim(), {0, n}), kAllRows, n);
   }
   batch.run();
   for (uint32_t i = 0; i < heads; i++) {
@@ -109,11 +111,11 @@ void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
 }
 
 // o_latent[t][head] = sum over positions of softmax(s q.k) latent, one group of tokens of one sequence at a time.
-void attend_latents(Engine& e, Rank& rank, uint32_t r, uint32_t layer) {
+void attend_latents(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
   const uint32_t heads = rank.heads.size(), page_tokens = e.limits.page_tokens;
   if (heads == 0) return;  // more ranks than heads
-  const float** pages = e.page_pointers + static_cast<size_t>(r) * e.step.table_stride;
+  const float** pages = e.page_pointers + static_cast<size_t>(rank.index) * e.step.table_stride;
   for (uint32_t begin = 0; begin < e.step.tokens_count;) {
     const int32_t sequence = e.step.sequences[begin];
     uint32_t end = begin;
@@ -145,10 +147,11 @@ void expand_values(Engine& e, Rank& rank, uint32_t layer) {
   const uint32_t n = e.step.tokens_count, heads = rank.heads.size();
   const Weight& v_b = e.weight(rank, layer, Slot::AttnVB);
   ShardBatch& batch = rank.batch;
-  batch.reset();
+  batch.reset(batch.own_input);
   for (uint32_t i = 0; i < heads; i++) {
     const float* o = rank.o_latent + static_cast<size_t>(i) * c.kv_rank;
-    batch.multiply(v_b, i, batch.put(v_b.type, o, n, c.kv_rank, static_cast<size_t>(heads) * c.kv_rank), kAllRows, n);
+    const uint32_t x = batch.put(v_b.type, o, n, c.kv_rank, static_cast<size_t>(heads) * c.kv_rank, {0, n});
+    batch.multiply(v_b, i, x, kAllRows, n);
   }
   batch.run();
   for (uint32_t i = 0; i < heads; i++) {
@@ -168,24 +171,25 @@ void project_output(Engine& e, Rank& rank, uint32_t layer) {
   const uint32_t n = e.step.tokens_count, width = e.config.heads * e.config.value_dim;
   const Weight& w = e.weight(rank, layer, Slot::AttnOutput);
   ShardBatch& batch = rank.batch;
-  batch.reset();
-  const size_t y = batch.multiply(w, 0, batch.put(w.type, e.attention, n, width, width), kAllRows, n);
-  batch.run();
+  open_shared(e, rank);
+  const uint32_t x = batch.put(w.type, e.attention, n, width, width, own_rows(e, rank, n));
+  const size_t y = batch.multiply(w, 0, x, kAllRows, n);
+  run_shared(e, rank, Stage::AttentionOut);
   add_to_residual(e, rank, batch.result(y));
   stage_done(Stage::AttentionOut);
 }
 
 }  // namespace
 
-void attend(Engine& e, Rank& rank, uint32_t r, uint32_t layer) {
+void attend(Engine& e, Rank& rank, uint32_t layer) {
   norm_tokens(e, rank, e.vectors[layer].attn_norm);
   project_inputs(e, rank, layer);
   meet(e);
-  append_latents(e, r, layer);
+  append_latents(e, rank, layer);
   if (e.config.q_rank) expand_queries(e, rank, layer);
   absorb_keys(e, rank, layer);
   meet(e);
-  attend_latents(e, rank, r, layer);
+  attend_latents(e, rank, layer);
   expand_values(e, rank, layer);
   meet(e);
   project_output(e, rank, layer);

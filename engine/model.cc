@@ -10,9 +10,24 @@ void meet(Engine& e) {
   stage_done(Stage::Wait);
 }
 
+Range own_rows(const Engine& e, const Rank& rank, uint32_t n) {
+  return e.deals_tokens() ? rank_range(n, rank.index, e.limits.ranks, 1) : Range{0, n};
+}
+
+void open_shared(Engine& e, Rank& rank) { rank.batch.reset(e.deals_tokens() ? e.shared_input : rank.batch.own_input); }
+
+void run_shared(Engine& e, Rank& rank, Stage stage) {
+  if (e.deals_tokens()) {
+    stage_done(stage);
+    meet(e);
+  }
+  rank.batch.run();
+}
+
 void norm_tokens(Engine& e, Rank& rank, const float* weight) {
   const uint32_t hidden = e.config.hidden;
-  for (uint32_t t = 0; t < e.step.tokens_count; t++) {
+  const Range own = own_rows(e, rank, e.step.tokens_count);
+  for (uint32_t t = own.begin; t < own.end; t++) {
     const size_t row = static_cast<size_t>(t) * hidden;
     e.kernels->rms_norm(e.x + row, weight, e.config.rms_eps, hidden, rank.h + row);
   }
@@ -46,7 +61,7 @@ void engine_forward(Engine& e, uint32_t r) {
   meet(e);
   tap_residual(e, rank, Tap::Embedding, 0);
   for (uint32_t layer = 0; layer < e.config.layers; layer++) {
-    attend(e, rank, r, layer);
+    attend(e, rank, layer);
     if (layer < e.config.dense_layers) {
       dense_ffn(e, rank, layer);
     } else {

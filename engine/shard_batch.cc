@@ -8,24 +8,26 @@ namespace {
 size_t aligned(size_t bytes) { return (bytes + 15) & ~size_t{15}; }
 }  // namespace
 
-void ShardBatch::reset() {
+void ShardBatch::reset(uint8_t* to) {
+  input = to;
   job_count = 0;
   input_used = output_used = 0;
 }
 
-uint32_t ShardBatch::put(DType type, const float* x, uint32_t n, uint32_t cols, size_t stride) {
+uint32_t ShardBatch::put(DType type, const float* x, uint32_t n, uint32_t cols, size_t stride, Range rows) {
   const Activation kind = activation_for(type, exact);
   const size_t bytes = activation_row_bytes(kind, cols), offset = input_used;
   if (offset + bytes * n > input_capacity) __builtin_trap();  // engine_input_bytes was wrong
-  for (uint32_t i = 0; i < n; i++) kernels->quantize(kind, x + i * stride, cols, input + offset + i * bytes);
+  for (uint32_t i = rows.begin; i < rows.end; i++)
+    kernels->quantize(kind, x + i * stride, cols, input + offset + i * bytes);
   input_used = offset + bytes * n;
   return static_cast<uint32_t>(offset);
 }
 
-uint32_t ShardBatch::put_indices(const int32_t* indices, uint32_t n) {
+uint32_t ShardBatch::put_indices(const int32_t* indices, uint32_t n, bool store) {
   const size_t offset = input_used, bytes = aligned(n * sizeof(int32_t));
   if (offset + bytes > input_capacity) __builtin_trap();
-  __builtin_memcpy(input + offset, indices, n * sizeof(int32_t));
+  if (store) __builtin_memcpy(input + offset, indices, n * sizeof(int32_t));
   input_used = offset + bytes;
   return static_cast<uint32_t>(offset);
 }

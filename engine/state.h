@@ -26,6 +26,7 @@ struct LayerVectors {
 
 // What one rank needs for itself.
 struct Rank {
+  uint32_t index;
   Weight* weights;  // [layers][Slot::Count]; the global slots lie in layer 0
   Range heads, hidden_rows;
   ShardBatch batch;
@@ -46,6 +47,8 @@ struct Rank {
   float** product_of;     // [S] where each sorted slot's down product lies
 };
 
+constexpr uint32_t kDealtTokens = 8;  // a token's share of a layer takes some 5 us, the further barriers 10 to 50
+
 struct Engine {
   ModelConfig config;
   Limits limits;
@@ -53,6 +56,7 @@ struct Engine {
   Barrier barrier;
   StepBlock step;
   float softmax_scale;
+  uint8_t* shared_input;  // as large as a ShardBatch's own: activation rows that the ranks put together
 
   float* frequencies;    // [rope_dim / 2]
   float* rope;           // [T][rope_dim / 2][2] cos, sin of each token's position
@@ -70,6 +74,10 @@ struct Engine {
   Location* locations;          // [locations_capacity], the first locations_used taken by engine_bind
   size_t locations_used, locations_capacity;
   Taps taps;
+
+  // With few tokens every rank does the work per token (norms, quantizing, routing) for itself: cheaper than a barrier.
+  // With more the ranks deal it out, and meet before they multiply.
+  bool deals_tokens() const { return limits.ranks > 1 && step.tokens_count >= kDealtTokens; }
 
   const Weight& weight(const Rank& rank, uint32_t layer, Slot slot) const {
     return rank.weights[layer * static_cast<uint32_t>(Slot::Count) + static_cast<uint32_t>(slot)];

@@ -1,4 +1,4 @@
-// Prefill by tiles. 32 weight rows, a strip, are decoded 256 columns at a time into two panels of tiles; up to 48 activation
+// Prefill by tiles. 32 weight rows, a strip, are decoded 256 columns at a time into two panels of tiles; up to 64 activation
 // rows, a pass, are packed into tiles as well and meet both panels before the next columns follow. The sums go through
 // memory to vectors, rows along them, for rule 2's float terms.
 //
@@ -9,7 +9,7 @@
 // Tile registers: 0-3 sums, 4 and 7 activations, 5 and 6 weights.
 
 constexpr uint32_t kPanels = 2, kStripRows = 16 * kPanels;
-constexpr uint32_t kPassTokens = 48;  // with it everything here takes 64 KiB of stack
+constexpr uint32_t kPassTokens = 64;  // with it everything here takes 80 KiB of stack
 
 template <typename Format>
 constexpr bool kSuper = sizeof(typename Format::Block) > 64;
@@ -165,7 +165,7 @@ PERIGEE_INLINE void block_terms(const BlockPanel panels[kPanels], const Q8_0Row*
 
 // --- the loops ----------------------------------------------------------------------------------------------------------
 
-// Up to 48 activation rows in tiles of equal height: a product of low tiles takes less time.
+// Up to 64 activation rows in tiles of equal height: a product of low tiles takes less time.
 struct Pass {
   uint32_t start, n, tile_rows, tiles;
 
