@@ -37,7 +37,11 @@ export class GrammarLibrary {
 
   /** `grammar` is EBNF in the library's notation, with the rule `root`. */
   async compile(grammar: string): Promise<XGrammar.CompiledGrammar> {
-    return this.#compiler.compileGrammar(grammar);
+    // Given the text itself, the library would keep what it parsed of it for ever.
+    const parsed = await this.#library.Grammar.fromEBNF(grammar);
+    const compiled = await this.#compiler.compileGrammar(parsed);
+    parsed.dispose();
+    return compiled;
   }
 
   async matcher(grammar: XGrammar.CompiledGrammar): Promise<XGrammar.GrammarMatcher> {
