@@ -3,7 +3,7 @@ import { createConstraints } from '../../src/constrain/constraints.ts';
 import { allows } from '../../src/constrain/masks.ts';
 import { answering, begin, tokenizer, vocabularyPath } from './support.ts';
 
-/** Compiles for longer than any test waits: a thousand states, each with most of the vocabulary before it. */
+/** Compiles for half a minute: a thousand states, each with most of the vocabulary before it. */
 const slow = {
   type: 'string',
   pattern: `^${Array.from({ length: 12 }, (_, i) => `(.{0,200}${i})`).join('|')}$`,
@@ -11,7 +11,7 @@ const slow = {
 
 describe('a schema that takes too long', () => {
   it('is refused, and answers under way go on as if nothing had been', async () => {
-    const constraints = createConstraints({ tokenizer: vocabularyPath, answerMilliseconds: 200 });
+    const constraints = createConstraints({ tokenizer: vocabularyPath, answerMilliseconds: 1500 });
     try {
       const walk = await begin(constraints, answering({ type: 'object' }));
       const [first, ...rest] = tokenizer.encode('{"a": 1}');
@@ -36,7 +36,7 @@ describe('a schema that takes too long', () => {
   });
 
   it('leaves those waiting behind it their turn', async () => {
-    const constraints = createConstraints({ tokenizer: vocabularyPath, answerMilliseconds: 200 });
+    const constraints = createConstraints({ tokenizer: vocabularyPath, answerMilliseconds: 1500 });
     try {
       const refusals = Promise.allSettled([begin(constraints, answering(slow)), begin(constraints, answering(slow))]);
       const walk = await begin(constraints, answering({ type: 'null' }));
