@@ -2,7 +2,7 @@
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import { perigeeError } from '../errors.ts';
-import { errorBody } from './errors.ts';
+import { openAi } from './dialects.ts';
 
 /** Node's codes for these, and the status and reason a client is told. */
 const answers: Readonly<Record<string, readonly [status: number, why: string]>> = {
@@ -16,7 +16,7 @@ export function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket
     return;
   }
   const [status, why] = answers[error.code ?? ''] ?? [400, 'it is not valid HTTP'];
-  const body = JSON.stringify(errorBody(perigeeError('REQUEST_MALFORMED', { why })));
+  const body = JSON.stringify(openAi.errorBody(perigeeError('REQUEST_MALFORMED', { why })));
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,

@@ -44,7 +44,8 @@ export function createServer(options: ServerOptions): Server {
   const inFlight = new InFlight();
   readJsonBodies(app);
   app.addHook('onRequest', async (request, reply) => {
-    reply.header('x-request-id', request.id);
+    // OpenAI's clients read the first, Anthropic's the second.
+    reply.header('x-request-id', request.id).header('request-id', request.id);
   });
   if (options.apiKey !== undefined) app.addHook('onRequest', requireKey(options.apiKey));
   app.addHook('onResponse', async (request, reply) => {

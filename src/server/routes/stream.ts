@@ -1,4 +1,4 @@
-/** What the OpenAI routes have in common: an answer's identity, and how its chunks go out. */
+/** What the routes of all APIs have in common: an answer's identity, and how its events go out. */
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -6,10 +6,11 @@ import type { ChatFinished, ChatStreamEvent } from '../../api/complete.ts';
 import type { TextEvent, TextFinished } from '../../api/complete-text.ts';
 import type { Indexed } from '../../api/merge.ts';
 import type { CompletionIdentity } from '../../api/openai/to-chunks.ts';
-import { asPerigeeError, errorBody, logFault } from '../errors.ts';
+import { AnswerStream } from '../answer-stream.ts';
+import { dialectOf } from '../dialects.ts';
+import { asPerigeeError, logFault } from '../errors.ts';
 import { ClientLeft } from '../in-flight.ts';
 import type { ServerOptions } from '../options.ts';
-import { SseStream } from '../sse.ts';
 
 /**
  * How long a stream waits for its first event before it sends the headers regardless, so that pings keep the connection
@@ -28,14 +29,15 @@ export async function sendStream(
   await Promise.race([first, sleep(headerMilliseconds, undefined, { signal: waited.signal })]).finally(() =>
     waited.abort(),
   );
-  const stream = new SseStream(reply);
+  const dialect = dialectOf(request.url);
+  const stream = new AnswerStream(reply, dialect);
   try {
     for (let next = await first; !next.done; next = await chunks.next()) await stream.send(next.value);
   } catch (error) {
     if (error instanceof ClientLeft) return;
     const known = asPerigeeError(error);
     logFault(known, request);
-    await stream.send(errorBody(known));
+    await stream.send(dialect.errorBody(known, request.id));
   }
   await stream.done();
 }

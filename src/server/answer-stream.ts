@@ -1,9 +1,10 @@
 /**
- * Server-sent events on the wire: headers, framing, back-pressure, keep-alive and the end. Knows nothing of what the events
- * say. A client that stops reading is dropped; that it left, in-flight.ts tells.
+ * A streamed answer on the wire: headers, back-pressure, keep-alive and the end, in any dialect. Knows nothing of what the
+ * events say. A client that stops reading is dropped; that it left, in-flight.ts tells.
  */
 import type { ServerResponse } from 'node:http';
 import type { FastifyReply } from 'fastify';
+import type { Dialect } from './dialects.ts';
 
 /** Below the 30 s after which common proxies drop a silent connection. */
 const pingMilliseconds = 10_000;
@@ -12,36 +13,42 @@ const pingMilliseconds = 10_000;
 const stallMilliseconds = 60_000;
 
 const headers = {
-  'content-type': 'text/event-stream; charset=utf-8',
   'cache-control': 'no-cache',
   // nginx would otherwise collect the events.
   'x-accel-buffering': 'no',
   connection: 'keep-alive',
 };
 
-export class SseStream {
+export class AnswerStream {
+  readonly #dialect: Dialect;
   readonly #response: ServerResponse;
-  readonly #ping: NodeJS.Timeout;
+  readonly #ping: NodeJS.Timeout | undefined;
 
   /** Takes the reply from Fastify and sends the headers; from here on failures are events. */
-  constructor(reply: FastifyReply) {
+  constructor(reply: FastifyReply, dialect: Dialect) {
+    this.#dialect = dialect;
     reply.hijack();
     this.#response = reply.raw;
-    this.#response.writeHead(200, { ...(reply.getHeaders() as Record<string, string>), ...headers });
+    this.#response.writeHead(200, {
+      ...(reply.getHeaders() as Record<string, string>),
+      ...headers,
+      'content-type': dialect.contentType,
+    });
     this.#response.flushHeaders();
     this.#response.socket?.setNoDelay(true);
-    this.#ping = setInterval(() => this.#keepAlive(), pingMilliseconds);
+    const { keepAlive } = dialect;
+    if (keepAlive !== null) this.#ping = setInterval(() => this.#keepAlive(keepAlive), pingMilliseconds);
     this.#response.once('close', () => clearInterval(this.#ping));
   }
 
   /** Sends one event; resolves when the client has room for the next. */
-  async send(data: unknown): Promise<void> {
-    await this.#write(`data: ${JSON.stringify(data)}\n\n`);
+  async send(event: unknown): Promise<void> {
+    await this.#write(this.#dialect.frame(event));
   }
 
-  /** Ends the stream as OpenAI's clients expect it. */
+  /** Ends the stream as the dialect's clients expect it. */
   async done(): Promise<void> {
-    await this.#write('data: [DONE]\n\n');
+    await this.#write(this.#dialect.end);
     this.#response.end();
   }
 
@@ -59,7 +66,7 @@ export class SseStream {
     });
   }
 
-  #keepAlive(): void {
-    if (!this.#response.writableNeedDrain) this.#response.write(': ping\n\n');
+  #keepAlive(text: string): void {
+    if (!this.#response.writableNeedDrain) this.#response.write(text);
   }
 }

@@ -1,7 +1,8 @@
 import { get, type IncomingMessage } from 'node:http';
 import Fastify from 'fastify';
 import { expect, test } from 'vitest';
-import { SseStream } from '../../src/server/sse.ts';
+import { AnswerStream } from '../../src/server/answer-stream.ts';
+import { openAi } from '../../src/server/dialects.ts';
 import { eventually } from '../scheduler/eventually.ts';
 
 const event = { text: 'x'.repeat(2 ** 20) };
@@ -12,7 +13,7 @@ test('a client that reads nothing holds the sender back; when it reads, all arri
   let blocked = () => false;
   const app = Fastify();
   app.get('/', async (_request, reply) => {
-    const stream = new SseStream(reply);
+    const stream = new AnswerStream(reply, openAi);
     blocked = () => reply.raw.writableNeedDrain;
     for (; sent < events; sent++) await stream.send(event);
     await stream.done();
@@ -36,7 +37,7 @@ test('a client that leaves does not hold the sender back', async () => {
   let ended = false;
   const app = Fastify();
   app.get('/', async (_request, reply) => {
-    const stream = new SseStream(reply);
+    const stream = new AnswerStream(reply, openAi);
     for (let i = 0; i < events; i++) await stream.send(event);
     await stream.done();
     ended = true;
