@@ -15,6 +15,7 @@ export class EngineChild {
   readonly #process: ChildProcess;
   readonly #gone: Promise<void>;
   #error: WireError | null = null;
+  #killedFor: string | null = null;
 
   /** `entry` is a module that calls serveEngine. Its output goes to stderr: stdout belongs to the command. */
   constructor(entry: string, events: EngineChildEvents) {
@@ -33,7 +34,7 @@ export class EngineChild {
     );
     this.#gone = Promise.race([spawnError, closed]).then((what) => {
       process.removeListener('exit', killWithFront);
-      events.ended(what, this.#error);
+      events.ended(this.#killedFor ?? what, this.#error);
     });
   }
 
@@ -44,6 +45,12 @@ export class EngineChild {
   send(message: FrontMessage): void {
     // A failure to send means the process is gone; `ended` tells.
     if (this.#process.connected) this.#process.send(message, () => {});
+  }
+
+  /** Ends the process at once; `why` is then what `ended` says. */
+  kill(why: string): void {
+    this.#killedFor = why;
+    this.#process.kill('SIGKILL');
   }
 
   /** Lets the process end by itself, or makes it. */

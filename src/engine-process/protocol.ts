@@ -17,6 +17,7 @@ import type {
   GenerationRequest,
   RequestLimits,
 } from '../scheduler/types.ts';
+import type { Weights } from './watchdog.ts';
 
 export type Selection = NonNullable<EngineStatus['selection']>;
 
@@ -38,10 +39,11 @@ export type EngineMessage =
       readonly config: ModelConfig;
       readonly contextTokens: number;
       readonly selection: Selection;
+      readonly weights: Weights;
     }
   /** All events of one turn of the engine's event loop. */
   | { readonly type: 'events'; readonly events: readonly RequestEvent[] }
-  /** A few times a second while pages are in use, and once after. */
+  /** A few times a second while there is work, and once after. */
   | { readonly type: 'statistics'; readonly statistics: EngineStatistics }
   | { readonly type: 'request-failed'; readonly id: number; readonly error: WireError }
   /** The model could not be loaded, or the runtime is lost; the process ends itself after this. */

@@ -16,6 +16,7 @@ import type {
 } from '../scheduler/types.ts';
 import { EngineChild } from './engine-child.ts';
 import { type EngineMessage, eventWindow, fromWire, type RequestEvent, type WireError } from './protocol.ts';
+import { Watchdog, type Weights } from './watchdog.ts';
 
 /** Ends in a row, without a finished request or a minute of readiness between, after which the engine stays down. */
 const mostFailures = 5;
@@ -54,6 +55,7 @@ export class RemoteEngine implements EngineClient {
   readonly #pending = new Map<number, Pending>();
   #nextId = 0;
   #child: EngineChild;
+  #watchdog: Watchdog | null = null;
   #state: EngineStatus['state'] = 'loading';
   #description: Description | null = null;
   #selection: EngineStatus['selection'] = null;
@@ -135,6 +137,7 @@ export class RemoteEngine implements EngineClient {
     this.#restart = null;
     this.#state = 'closed';
     this.#failPending(perigeeError('ENGINE_CLOSED', {}));
+    this.#watchdog?.stop();
     await this.#child.close();
   }
 
@@ -176,6 +179,7 @@ export class RemoteEngine implements EngineClient {
         this.#description = { config: message.config, contextTokens: message.contextTokens };
         this.#selection = message.selection;
         this.#readySince = performance.now();
+        this.#watch(message.weights);
         this.#become('ready');
         this.#settleReady?.resolve();
         break;
@@ -184,6 +188,7 @@ export class RemoteEngine implements EngineClient {
         break;
       case 'statistics':
         this.#statistics = message.statistics;
+        this.#watchdog?.hear(message.statistics.step);
         break;
       case 'request-failed': {
         const pending = this.#pending.get(message.id);
@@ -205,7 +210,18 @@ export class RemoteEngine implements EngineClient {
     pending.events.end();
   }
 
+  /** A loaded engine that hangs is killed; what follows is the same as when it dies. */
+  #watch(weights: Weights): void {
+    const child = this.#child;
+    this.#watchdog = new Watchdog(
+      weights,
+      () => this.#pending.size > 0,
+      (what) => child.kill(what),
+    );
+  }
+
   #ended(what: string, error: WireError | null): void {
+    this.#watchdog?.stop();
     if (this.#state === 'closed') return;
     this.#lastFailure = error?.message ?? what;
     this.#statistics = null;

@@ -61,7 +61,7 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
   let engine: EngineClient | null = null;
 
   let reporting = false;
-  /** Sends statistics soon, and again for as long as pages are in use. An idle engine has no timer. */
+  /** Sends statistics soon, and again for as long as there is work. An idle engine has no timer. */
   const reportSoon = () => {
     if (reporting) return;
     reporting = true;
@@ -70,7 +70,7 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
       const statistics = engine?.status().statistics;
       if (!statistics) return;
       send({ type: 'statistics', statistics });
-      if (statistics.pages.used > 0) reportSoon();
+      if (jobs.size > 0 || statistics.pages.used > 0) reportSoon();
     }, statisticsMilliseconds);
   };
 
@@ -101,7 +101,8 @@ export function serveEngine<Options>(loadEngine: LoadEngine<Options>): void {
       constraints: loaded.constraints,
     });
     const { config, contextTokens } = engine;
-    send({ type: 'ready', config, contextTokens, selection: loaded.selection });
+    const weights = { bytes: loaded.runtime.weightBytes, bytesPerToken: loaded.runtime.activeWeightBytes };
+    send({ type: 'ready', config, contextTokens, selection: loaded.selection, weights });
     reportSoon();
   };
 

@@ -47,6 +47,9 @@ class Scheduler implements EngineClient {
   #promptTokens = 0;
   #cachedTokens = 0;
   #preemptions = 0;
+  #steps = 0;
+  /** Tokens of the step under way; 0: none is. */
+  #stepTokens = 0;
   #state: 'ready' | 'failed' | 'closed' = 'ready';
   #failure: PerigeeError | null = null;
   #loop: Promise<void> | null = null;
@@ -126,6 +129,7 @@ class Scheduler implements EngineClient {
       pages: { used: this.#runtime.limits.pages - free - cached, cached, free },
       prefixes: { promptTokens: this.#promptTokens, cachedTokens: this.#cachedTokens },
       preemptions: this.#preemptions,
+      step: this.#stepTokens === 0 ? null : { number: this.#steps, tokens: this.#stepTokens },
     };
   }
 
@@ -280,7 +284,11 @@ class Scheduler implements EngineClient {
   }
 
   async #step(parts: readonly StepPart[]): Promise<void> {
-    const logits = await this.#runtime.step(stepBatch(parts));
+    const batch = stepBatch(parts);
+    this.#steps++;
+    this.#stepTokens = batch.tokens.length;
+    const logits = await this.#runtime.step(batch);
+    this.#stepTokens = 0;
     const { vocabulary } = this.config;
     let row = 0;
     for (const { sequence, count } of parts) {

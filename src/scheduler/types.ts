@@ -63,6 +63,8 @@ export interface EngineStatistics {
   readonly prefixes: { readonly promptTokens: number; readonly cachedTokens: number };
   /** How often a running sequence had to give its pages to others and compute them again later. */
   readonly preemptions: number;
+  /** The step under way: the how many-th it is, and its tokens. */
+  readonly step: { readonly number: number; readonly tokens: number } | null;
 }
 
 export interface EngineStatus {

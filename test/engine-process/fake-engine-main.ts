@@ -11,6 +11,10 @@ export interface FakeLoadOptions {
   readonly replies: readonly Reply[];
   /** The runtime fails on the step that holds this token. */
   readonly poison?: number;
+  /** The step that holds this token never ends. */
+  readonly hang?: number;
+  /** The step that holds this token never ends, and the process hears nothing any more. */
+  readonly spin?: number;
   /** Loading fails once this file exists. */
   readonly brokenBy?: string;
   /** Loading fails with this sentence. */
@@ -30,6 +34,9 @@ serveEngine<FakeLoadOptions>(async (options, onProgress) => {
     batchTokens: 256,
     beforeStep: ({ tokens }) => {
       if (options.poison !== undefined && tokens.includes(options.poison)) throw new Error('rank 1 trapped');
+      if (options.spin !== undefined && tokens.includes(options.spin)) for (;;);
+      if (options.hang !== undefined && tokens.includes(options.hang)) return new Promise<void>(() => {});
+      return undefined;
     },
   });
   return { runtime, selection: { backend: 'wasm', isa: 'fake', threads: 1, reasons: ['a test asked for it'] } };

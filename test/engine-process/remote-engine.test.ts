@@ -51,6 +51,7 @@ test('generates in another process, tells its shape and its choice', async () =>
       pages: { used: 0, cached: 1, free: 63 },
       prefixes: { promptTokens: 2, cachedTokens: 0 },
       preemptions: 0,
+      step: null,
     }),
   );
   expect(engine.status()).toMatchObject({
