@@ -20,17 +20,18 @@ export class ExactNumber extends Number {
 
 export type JsonTree = null | boolean | number | string | ExactNumber | JsonTree[] | Map<string, JsonTree>;
 
-// TypeScript's library does not know these two parts of ES2026 yet; Node has both since 21.
+// TypeScript's library does not know these two parts of ES2026 yet; Node has both since 21. Node 20 gives no source, so that
+// there 1.0 becomes 1.
 const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
 const parseWithSource = JSON.parse as (
   text: string,
-  revive: (key: string, value: unknown, context: { source?: string }) => unknown,
+  revive: (key: string, value: unknown, context?: { source?: string }) => unknown,
 ) => unknown;
 
 /** JSON.parse that keeps, as ExactNumber, each number Python would print otherwise than JavaScript. */
 export function parseExact(text: string): unknown {
   return parseWithSource(text, (_key, value, context) => {
-    if (typeof value !== 'number' || context.source === undefined) return value;
+    if (typeof value !== 'number' || context?.source === undefined) return value;
     const python = pythonNumber(value, context.source);
     return python === String(value) ? value : new ExactNumber(value, python);
   });
