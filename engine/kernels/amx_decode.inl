@@ -4,17 +4,16 @@
 
 using V16 = __m512i;  // 16 lanes of 32 bits, one per weight row
 
-// Where 16 weight rows start. Rows beyond the matrix repeat its last one.
+// Where 16 weight rows start. The matrix's last row stands in for those beyond it.
 struct RowStarts {
   const uint8_t* row[16];
   V16 offset;  // from row[0]
 
-  void set(const uint8_t* first, size_t stride, uint32_t rows) {
+  // Rows first .. first + 15 of the matrix at w.
+  void set(const uint8_t* w, size_t row_bytes, uint32_t first, uint32_t rows) {
     alignas(64) int32_t offsets[16];
-    for (uint32_t i = 0; i < 16; i++) {
-      offsets[i] = int32_t((i < rows ? i : rows - 1) * stride);
-      row[i] = first + offsets[i];
-    }
+    for (uint32_t i = 0; i < 16; i++) row[i] = w + row_bytes * (first + i < rows ? first + i : rows - 1);
+    for (uint32_t i = 0; i < 16; i++) offsets[i] = int32_t(row[i] - row[0]);
     offset = _mm512_load_si512(offsets);
   }
 };
@@ -24,12 +23,6 @@ struct SuperPanel {
   alignas(64) uint8_t w[2][4][16][64];
   V16 min[8];  // 16-bit mins of sub-blocks 2 i and 2 i + 1; 8 or 16 sub-blocks
   __m512 d, dmin;
-};
-
-// A panel of up to 8 blocks: [block][4 elements][16 rows][4].
-struct BlockPanel {
-  alignas(64) uint8_t w[8][8][64];
-  __m512 d[8], m[8];
 };
 
 PERIGEE_INLINE V16 splat(uint32_t v) { return _mm512_set1_epi32(int32_t(v)); }
@@ -70,8 +63,6 @@ PERIGEE_INLINE V16 gather(const RowStarts& rows, size_t at) {
   return _mm512_i32gather_epi32(rows.offset, rows.row[0] + at, 1);
 }
 
-// --- blocks of 32: signed codes -----------------------------------------------------------------------------------------
-
 // The 16 bytes of nibbles at `at`: q[0..3] the low ones, q[4..7] the high ones.
 PERIGEE_INLINE void nibbles32(const RowStarts& rows, size_t at, V16 q[8]) {
   V16 v[4];
@@ -84,69 +75,4 @@ PERIGEE_INLINE void nibbles32(const RowStarts& rows, size_t at, V16 q[8]) {
 
 PERIGEE_INLINE V16 iq4_values() {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIQ4Values)));
-}
-
-struct TilesQ8_0 {
-  using Block = BlockQ8_0;
-  static constexpr bool kHasMin = false;
-
-  PERIGEE_INLINE static void codes(const RowStarts& rows, size_t at, V16 q[8]) {
-    transpose(rows, at + offsetof(Block, qs), q);
-    transpose(rows, at + offsetof(Block, qs) + 16, q + 4);
-  }
-};
-
-template <typename BlockType, bool kMin>  // Q4_0 and Q4_1
-struct TilesQ4 {
-  using Block = BlockType;
-  static constexpr bool kHasMin = kMin;
-
-  PERIGEE_INLINE static void codes(const RowStarts& rows, size_t at, V16 q[8]) {
-    nibbles32(rows, at + offsetof(Block, qs), q);
-    if constexpr (!kMin)
-      for (int i = 0; i < 8; i++) q[i] = _mm512_sub_epi8(q[i], _mm512_set1_epi8(8));
-  }
-};
-
-template <typename BlockType, bool kMin>  // Q5_0 and Q5_1
-struct TilesQ5 {
-  using Block = BlockType;
-  static constexpr bool kHasMin = kMin;
-
-  PERIGEE_INLINE static void codes(const RowStarts& rows, size_t at, V16 q[8]) {
-    nibbles32(rows, at + offsetof(Block, qs), q);
-    const V16 fifth = gather(rows, at + offsetof(Block, qh));
-    for (uint32_t i = 0; i < 8; i++) {  // elements 4 i .. 4 i + 3: bits of byte i / 2
-      const V16 byte = pick(fifth, 0x01010101 * (i / 2)), bits = splat(i % 2 == 0 ? 0x08040201 : 0x80402010);
-      if constexpr (kMin) {
-        q[i] = _mm512_mask_add_epi8(q[i], _mm512_test_epi8_mask(byte, bits), q[i], _mm512_set1_epi8(16));
-      } else {
-        q[i] = _mm512_mask_sub_epi8(q[i], _mm512_testn_epi8_mask(byte, bits), q[i], _mm512_set1_epi8(16));
-      }
-    }
-  }
-};
-
-struct TilesIQ4_NL {
-  using Block = BlockIQ4_NL;
-  static constexpr bool kHasMin = false;
-
-  PERIGEE_INLINE static void codes(const RowStarts& rows, size_t at, V16 q[8]) {
-    nibbles32(rows, at + offsetof(Block, qs), q);
-    const V16 values = iq4_values();
-    for (int i = 0; i < 8; i++) q[i] = _mm512_shuffle_epi8(values, q[i]);
-  }
-};
-
-// `count` blocks from byte `at` of each row.
-template <typename Format>
-void decode_blocks(const RowStarts& rows, size_t at, uint32_t count, BlockPanel& out) {
-  for (uint32_t b = 0; b < count; b++, at += sizeof(typename Format::Block)) {
-    const V16 head = gather(rows, at);
-    out.d[b] = low_halfs(head);
-    if constexpr (Format::kHasMin) out.m[b] = high_halfs(head);
-    V16 q[8];
-    Format::codes(rows, at, q);
-    for (int i = 0; i < 8; i++) _mm512_store_si512(out.w[b][i], q[i]);
-  }
 }

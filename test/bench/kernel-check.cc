@@ -136,10 +136,12 @@ int check(const Kernels& table) {
     const uint32_t elements = block_shape(t.type).elements;
     constexpr uint32_t kBlocks[] = {1, 2, 3, 4, 5, 7, 8, 9, 13};
     for (uint32_t n = 1; n <= 70; n++) expect(t, 1 + (n * 7) % 70, kBlocks[n % 9] * elements, n, -1, false);
-    for (uint32_t rows = 15; rows <= 66; rows++)
-      expect(t, rows, kBlocks[rows % 9] * elements, 8 + rows % 13, -1, false);
+    for (uint32_t least : {8u, 24u})
+      for (uint32_t rows = 15; rows <= 66; rows++)
+        expect(t, rows, kBlocks[rows % 9] * elements, least + rows % 13, -1, false);
     for (uint32_t n : {128u, 129u, 190u}) expect(t, 40, 5 * elements, n, -1, false);
-    for (int fill : {0x00, 0x7f, 0x80, 0xff}) expect(t, 40, 9 * elements, 20, fill, true);
+    for (int fill : {0x00, 0x7f, 0x80, 0xff})
+      for (uint32_t n : {20u, 40u}) expect(t, 40, 9 * elements, n, fill, true);
   }
   printf("%-7s %d products, %d differ from scalar\n", table.name, products, wrong);
   return wrong;
