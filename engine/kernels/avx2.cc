@@ -13,9 +13,13 @@ namespace {
 #include "avx2_gemv.inl"
 #include "avx2_panel.inl"
 
-// Up to how many activation rows decode is no slower than panels. Measured.
+// Up to how many activation rows decode is no slower than panels, from memory. Measured.
 template <typename Format>
-constexpr uint32_t kDecodeRows = 4;
+constexpr uint32_t kDecodeRows = 2;
+template <>
+constexpr uint32_t kDecodeRows<WideQ6_K> = 4;
+template <>
+constexpr uint32_t kDecodeRows<WideQ3_K> = 4;
 
 #include "wide_table.inl"
 

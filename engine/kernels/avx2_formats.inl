@@ -1,6 +1,6 @@
 // How weight blocks unpack into 256-bit vectors, always in row order. A format says
 //   codes(...)   bytes kOffset above their meaning: unsigned, 0..kMax, or with kSigned signed (kOffset 0)
-//   scales(...)  superblocks: 16-bit scales (and mins), 8 in a V or 16 in a W
+//   scales(...)  superblocks: 16-bit scales (and mins); 8 scales lie in both halves of a W
 //   kSubs        how many scales a superblock has
 //   kHasMin      whether blocks have a dmin or m
 // Decode and prefill use the same facts.
@@ -22,13 +22,30 @@ PERIGEE_INLINE void nibbles_k4(const uint8_t qs[128], W q[8]) {
   }
 }
 
+// The scales and mins of Q4_K and Q5_K, from the block's first 16 bytes: d, dmin, 12 packed bytes.
+PERIGEE_INLINE void k4_scales(const void* block, W& scale, V& min) {
+  constexpr int64_t kNone = int64_t(0x8080808080808080);
+  const auto at = [](int64_t byte) { return 0x0380028001800080 + (byte << 8) * 0x0001000100010001; };  // tops of words
+  const auto quarters = [](int64_t a, int64_t b, int64_t c, int64_t d) { return _mm256_set_epi64x(d, c, b, a); };
+  const auto words = [](int v) { return v * int64_t(0x0001000100010001); };
+  const W head = _mm256_broadcastsi128_si256(load(block));
+  // Scales, then mins. Of sub-blocks 0..3 six bits are in place; 4..7 have a nibble and two bits above those six.
+  const W bytes = _mm256_shuffle_epi8(head, quarters(at(4), at(12), at(8), at(12)));
+  const W upper = _mm256_shuffle_epi8(head, quarters(kNone, at(4), kNone, at(8)));
+  const W shifted = _mm256_mulhi_epu16(bytes, quarters(words(256), words(256), words(256), words(16)));
+  const W low = bit_and(shifted, quarters(words(63), words(15), words(63), words(15)));
+  const W both = merge(low, shifted16<-10>(upper), wide16(0x30));
+  scale = _mm256_permute4x64_epi64(both, 0x44);
+  min = high_half(both);
+}
+
 struct WideQ4_K {
   using Block = BlockQ4_K;
   static constexpr bool kSuper = true, kHasMin = true, kSigned = false;
   static constexpr int kOffset = 0, kMax = 15, kSubs = 8;
 
   PERIGEE_INLINE static void codes(const Block& block, W q[8]) { nibbles_k4(block.qs, q); }
-  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) { scales_k4(block.scales, scale, min); }
+  PERIGEE_INLINE static void scales(const Block& block, W& scale, V& min) { k4_scales(&block, scale, min); }
 };
 
 struct WideQ5_K {
@@ -42,7 +59,7 @@ struct WideQ5_K {
     repeat<8>([&](auto s) { q[s] = merge(q[s], shifted16<4 - s>(fifths), wide8(16)); });
   }
 
-  PERIGEE_INLINE static void scales(const Block& block, V& scale, V& min) { scales_k4(block.scales, scale, min); }
+  PERIGEE_INLINE static void scales(const Block& block, W& scale, V& min) { k4_scales(&block, scale, min); }
 };
 
 PERIGEE_INLINE W widen_bytes(V v) { return _mm256_cvtepi8_epi16(v); }
@@ -118,14 +135,15 @@ struct WideIQ4_XS {
   }
 
   // Scale s: nibble s of scales_l, bits 2 s of scales_h. A multiplication by 2^(14 - 2 s) brings these to the word's top.
-  PERIGEE_INLINE static void scales(const Block& block, V& scale, V&) {
+  PERIGEE_INLINE static void scales(const Block& block, W& scale, V&) {
     int32_t packed;
     __builtin_memcpy(&packed, block.scales_l, 4);
     const V bytes = _mm_cvtsi32_si128(packed);
     const V low = _mm_unpacklo_epi8(bit_and(bytes, splat8(15)), bit_and(shift_right16(bytes, 4), splat8(15)));
     const V to_top = _mm_set_epi16(1, 4, 16, 64, 256, 1024, 4096, 16384);
     const V high = shift_right16(mul16(splat16(int16_t(block.scales_h)), to_top), 14);
-    scale = sub16(bit_or(_mm_cvtepu8_epi16(low), shift_left16(high, 4)), splat16(32));
+    const V eight = sub16(bit_or(_mm_cvtepu8_epi16(low), shift_left16(high, 4)), splat16(32));
+    scale = from_halves(eight, eight);
   }
 };
 

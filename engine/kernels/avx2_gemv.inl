@@ -36,17 +36,21 @@ struct WideSuperDots {
   template <int kN>
   PERIGEE_INLINE static void dots_of_8(const typename Format::Block& block, const W q[8], const Q8_KRow x[kN],
                                        uint32_t b, W isum[kN], V msum[kN]) {
-    V scale, min;
+    W scale;
+    V min;
     Format::scales(block, scale, min);
-    alignas(16) int16_t twice[16];  // by way of memory a pair of scales is splat by its load
-    store(twice, zip_low16(scale, scale));
-    store(twice + 8, zip_high16(scale, scale));
     for (int t = 0; t < kN; t++) {
       isum[t] = wide_zero();
       if constexpr (Format::kHasMin) msum[t] = dot16(min, load(x[t].sum32 + 8 * b));
     }
     PERIGEE_UNROLL
-    for (int c = 0; c < 8; c++) add_dots<kN>(q[c], c, wide32(load_i32(twice + 2 * c)), x, b, isum);
+    for (int h = 0; h < 8; h += 4) {
+      const W four = h == 0 ? _mm256_unpacklo_epi16(scale, scale) : _mm256_unpackhi_epi16(scale, scale);
+      add_dots<kN>(q[h], h, _mm256_shuffle_epi32(four, 0x00), x, b, isum);
+      add_dots<kN>(q[h + 1], h + 1, _mm256_shuffle_epi32(four, 0x55), x, b, isum);
+      add_dots<kN>(q[h + 2], h + 2, _mm256_shuffle_epi32(four, 0xaa), x, b, isum);
+      add_dots<kN>(q[h + 3], h + 3, _mm256_shuffle_epi32(four, 0xff), x, b, isum);
+    }
   }
 
   // One scale for each half of a vector.
@@ -72,7 +76,7 @@ struct WideSuperDots {
   template <int kN>
   PERIGEE_INLINE static void add_dots(W q, int c, W scale, const Q8_KRow x[kN], uint32_t b, W isum[kN]) {
     for (int t = 0; t < kN; t++)
-      isum[t] = add32(isum[t], dot16(dot8<Format::kSigned>(load_wide(x[t].q + 256 * b + 32 * c), q), scale));
+      isum[t] = in_order(add32(isum[t], dot16(dot8<Format::kSigned>(load_wide(x[t].q + 256 * b + 32 * c), q), scale)));
   }
 };
 

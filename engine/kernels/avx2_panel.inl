@@ -31,7 +31,7 @@ PERIGEE_INLINE void run_dots(const WidePanel<Format>& panel, const int8_t* const
       const W x = wide32(load_i32(q[t] + 4 * (from + i)));
       for (uint32_t g = 0; g < kWideGroups; g++) {
         const W dot = quad_dot<Format>(panel.w[from + i][g], x);
-        run[t][g] = i == 0 ? dot : add16(run[t][g], dot);
+        run[t][g] = i == 0 ? dot : in_order(add16(run[t][g], dot));
       }
     }
   });

@@ -15,6 +15,11 @@ PERIGEE_INLINE W wide16(int v) { return _mm256_set1_epi16(int16_t(v)); }
 PERIGEE_INLINE W wide32(int v) { return _mm256_set1_epi32(v); }
 PERIGEE_INLINE W add16(W a, W b) { return _mm256_add_epi16(a, b); }
 PERIGEE_INLINE W add32(W a, W b) { return _mm256_add_epi32(a, b); }
+// A sum that compilers add up here and not in some other order: g++ would make trees that need more registers than there are.
+PERIGEE_INLINE W in_order(W sum) {
+  __asm__("" : "+x"(sum));
+  return sum;
+}
 PERIGEE_INLINE W sub8(W a, W b) { return _mm256_sub_epi8(a, b); }
 PERIGEE_INLINE W sub32(W a, W b) { return _mm256_sub_epi32(a, b); }
 PERIGEE_INLINE W dot16(W a, W b) { return _mm256_madd_epi16(a, b); }
