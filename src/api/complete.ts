@@ -128,6 +128,11 @@ export function answerLimit(promptTokens: number, maxTokens: number | null, cont
   return maxTokens ?? contextTokens - promptTokens;
 }
 
+/** `wanted`, or as many tokens as the context has left; at least one, so that a prompt that is too long is told. */
+export function fittingLimit(promptTokens: number, wanted: number | null, contextTokens: number): number {
+  return Math.max(1, Math.min(wanted ?? contextTokens, contextTokens - promptTokens));
+}
+
 function samplingFor(request: ChatRequest, tokenizer: Tokenizer): SamplingOptions {
   if (request.toolCalls) return request.sampling;
   const openers = ['<|tool_calls_section_begin|>', '<|tool_call_begin|>'].flatMap(

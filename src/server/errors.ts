@@ -31,7 +31,7 @@ export function handleError(thrown: unknown, request: FastifyRequest, reply: Fas
   const error = asPerigeeError(thrown);
   logFault(error, request);
   const seconds = retryAfter[error.status];
-  if (seconds !== undefined) reply.header('retry-after', seconds);
+  if (seconds !== undefined && !reply.hasHeader('retry-after')) reply.header('retry-after', seconds);
   const dialect = dialectOf(request.url);
   return reply.code(dialect.status(error)).send(dialect.errorBody(error, request.id));
 }

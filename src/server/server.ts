@@ -14,6 +14,7 @@ import type { ServerOptions } from './options.ts';
 import { chatRoutes } from './routes/chat.ts';
 import { completionRoutes } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
+import { messagesRoutes } from './routes/messages.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { modelRoutes } from './routes/models.ts';
 import { tokenizeRoutes } from './routes/tokenize.ts';
@@ -21,6 +22,8 @@ import { tokenizeRoutes } from './routes/tokenize.ts';
 /** Time to send a whole request (32 MB at 2 Mbit/s), and its headers alone; a slower sender gets 408. */
 const requestMilliseconds = 120_000;
 const headersMilliseconds = 20_000;
+/** How often Node looks for slow senders. */
+const slowCheckMilliseconds = 1000;
 
 export interface Server {
   readonly app: FastifyInstance;
@@ -34,7 +37,7 @@ export function createServer(options: ServerOptions): Server {
     genReqId,
     bodyLimit,
     requestTimeout: requestMilliseconds,
-    http: { headersTimeout: headersMilliseconds },
+    http: { headersTimeout: headersMilliseconds, connectionsCheckingInterval: slowCheckMilliseconds },
     routerOptions: { maxParamLength: 1000 },
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: handleError,
@@ -69,6 +72,7 @@ export function createServer(options: ServerOptions): Server {
     tokenizeRoutes(routes, options);
     chatRoutes(routes, measured, inFlight);
     completionRoutes(routes, measured, inFlight);
+    messagesRoutes(routes, measured, inFlight);
   });
   return { app, inFlight };
 }
