@@ -1,5 +1,5 @@
 // The fast kernels, once, over the SIMD layer. Each table's .cc includes this inside its own translation unit, so that
-// every instantiation sees that table's operations; PERIGEE_TABLE is the name the table is chosen by.
+// every instantiation sees that table's operations.
 #include <type_traits>
 #include <utility>
 
