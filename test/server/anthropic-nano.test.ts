@@ -1,0 +1,115 @@
+/** Anthropic's own client against `perigee serve` as people run it, with Nano: tools that are held to their schemas. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import Anthropic from '@anthropic-ai/sdk';
+import { Ajv } from 'ajv';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+let server: ChildProcess;
+let client: Anthropic;
+
+beforeAll(async () => {
+  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
+  const url = await new Promise<string>((resolve, reject) => {
+    let said = '';
+    server.stderr?.on('data', (chunk: Buffer) => {
+      said += chunk;
+      const ready = /is ready at (http:\S+)\/v1/.exec(said);
+      if (ready?.[1]) resolve(ready[1]);
+    });
+    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
+  });
+  client = new Anthropic({ baseURL: url, apiKey: 'none', maxRetries: 0 });
+});
+afterAll(() => {
+  server.kill('SIGTERM');
+});
+
+const weather: Anthropic.Tool = {
+  name: 'get_weather',
+  description: 'Retrieve current weather information. Call this when the user asks about the weather.',
+  input_schema: {
+    type: 'object',
+    properties: { city: { type: 'string', description: 'Name of the city', maxLength: 20 } },
+    required: ['city'],
+    additionalProperties: false,
+  },
+};
+const valid = new Ajv().compile(weather.input_schema);
+const base = { model: 'nano', max_tokens: 200, temperature: 0 };
+const user = (content: Anthropic.MessageParam['content']): Anthropic.MessageParam => ({ role: 'user', content });
+
+describe('Nano', () => {
+  test('says a capital, at once and in a stream', async () => {
+    const body = { ...base, messages: [user('What is the capital of France?')] };
+    const message = await client.messages.create(body);
+    expect(message.stop_reason).toBe('end_turn');
+    expect(message.content).toMatchObject([{ type: 'text', text: expect.stringContaining('Paris') }]);
+    const streamed = await client.messages.stream(body).finalMessage();
+    expect(streamed.content).toMatchObject(message.content);
+  });
+
+  test('calls a tool and reads its result', async () => {
+    const question = user("What's the weather like in Beijing today?");
+    const first = await client.messages.create({ ...base, messages: [question], tools: [weather] });
+    expect(first.stop_reason).toBe('tool_use');
+    const use = first.content.find((block) => block.type === 'tool_use')!;
+    expect(use).toMatchObject({ name: 'get_weather', input: { city: 'Beijing' } });
+    const result = { type: 'tool_result' as const, tool_use_id: use.id, content: '{"weather": "Sunny"}' };
+    const history = [question, { role: 'assistant' as const, content: first.content }, user([result])];
+    const second = await client.messages.create({ ...base, messages: history, tools: [weather] });
+    expect(second.stop_reason).toBe('end_turn');
+    expect(second.content).toMatchObject([{ text: expect.stringMatching(/sunny/i) }]);
+    expect(second.usage.cache_read_input_tokens).toBeGreaterThan(0);
+  });
+
+  test.each([{ type: 'any' as const }, { type: 'tool' as const, name: 'get_weather' }])(
+    'is held to %j, where it would rather tell a story',
+    async (choice) => {
+      const body = {
+        ...base,
+        temperature: 1,
+        messages: [user('Tell me a short story about an otter.')],
+        tools: [weather],
+        tool_choice: { ...choice, disable_parallel_tool_use: true },
+      };
+      const { content, stop_reason } = await client.messages.stream(body).finalMessage();
+      expect(stop_reason).toBe('tool_use');
+      expect(content).toHaveLength(1);
+      expect(valid((content[0] as Anthropic.ToolUseBlock).input)).toBe(true);
+    },
+  );
+
+  test('none leaves it no call; an output format leaves it JSON', async () => {
+    const question = [user("What's the weather like in Beijing today?")];
+    const none = {
+      ...base,
+      max_tokens: 20,
+      messages: question,
+      tools: [weather],
+      tool_choice: { type: 'none' as const },
+    };
+    expect((await client.messages.create(none)).content).toMatchObject([{ type: 'text' }]);
+    const format = { type: 'json_schema' as const, schema: weather.input_schema as unknown as Record<string, unknown> };
+    const { content } = await client.messages.create({ ...base, messages: question, output_config: { format } });
+    expect(valid(JSON.parse((content[0] as Anthropic.TextBlock).text))).toBe(true);
+  });
+
+  test('goes on with an answer that the client began', async () => {
+    const messages = [
+      user('What is the capital of France?'),
+      { role: 'assistant' as const, content: 'The capital of' },
+    ];
+    const { content } = await client.messages.create({ ...base, messages });
+    expect((content[0] as Anthropic.TextBlock).text).toMatch(/^ France is Paris/);
+  });
+
+  test('a schema that cannot be kept is refused', async () => {
+    const tools = [{ ...weather, input_schema: { type: 'object' as const, properties: { x: { type: 'hiccup' } } } }];
+    for (const stream of [false, true]) {
+      const refused = client.messages.create({ ...base, stream, messages: [user('Hi')], tools });
+      await expect(refused).rejects.toMatchObject({ status: 400, type: 'invalid_request_error' });
+    }
+  });
+});
