@@ -2,9 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { StopStrings } from '../chat/stop-strings.ts';
 import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
-import type { EngineClient, FinishReason, GenerationEvent } from '../scheduler/types.ts';
+import type { EngineClient, FinishReason, GenerationEvent, GenerationTiming } from '../scheduler/types.ts';
 import type { StreamDecoder, Tokenizer } from '../tokenizer/types.ts';
 import { type AnswerConstraint, answerLimit, answerSchema, type ChatStarted, type ChatText } from './complete.ts';
+import { Stopwatch } from './stopwatch.ts';
 
 /** A text to go on with, in token ids: no template, no roles, no tool calls. */
 export interface TextRequest {
@@ -42,6 +43,7 @@ export interface TextFinished {
   readonly cachedTokens: number;
   /** Tokens generated, a stop token included. */
   readonly completionTokens: number;
+  readonly timing: GenerationTiming;
 }
 
 /** `started`, the prompt's log-probabilities if asked for, the text in pieces, one `finished`. */
@@ -90,6 +92,8 @@ class Continuation {
   readonly #request: TextRequest;
   readonly #decoder: StreamDecoder;
   readonly #stops: StopStrings;
+  readonly #clock = new Stopwatch();
+  #timing: GenerationTiming | null = null;
   #started: ChatStarted = { type: 'started', promptTokens: 0, cachedTokens: 0 };
   #completionTokens = 0;
   #reason: FinishReason = 'stop';
@@ -108,6 +112,7 @@ class Continuation {
   *take(event: GenerationEvent): Generator<TextEvent, void, void> {
     switch (event.type) {
       case 'started':
+        this.#clock.started();
         this.#started = event;
         yield event;
         break;
@@ -115,6 +120,7 @@ class Continuation {
         yield event;
         break;
       case 'token':
+        this.#clock.token();
         if (this.#request.maxTokens === 0) break;
         this.#add(event.token, event.logprobs);
         // The last token's text goes out together with the reason to end.
@@ -135,6 +141,7 @@ class Continuation {
       promptTokens,
       cachedTokens,
       completionTokens: this.#completionTokens,
+      timing: this.#timing ?? this.#clock.timing(promptTokens, this.#completionTokens),
     };
   }
 
@@ -167,7 +174,8 @@ class Continuation {
     yield { ...piece, logprobs };
   }
 
-  #end({ reason, stopToken, logprobs }: Extract<GenerationEvent, { type: 'ended' }>): void {
+  #end({ reason, stopToken, logprobs, timing }: Extract<GenerationEvent, { type: 'ended' }>): void {
+    this.#timing = timing;
     if (this.#request.maxTokens === 0) {
       this.#reason = 'length';
     } else {

@@ -11,6 +11,7 @@ import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineClient, FinishReason, GenerationEvent, GenerationTiming } from '../scheduler/types.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
+import { Stopwatch } from './stopwatch.ts';
 
 export interface ChatRequest {
   readonly conversation: Conversation;
@@ -286,32 +287,5 @@ class Answer {
     const logprobs = this.#logprobs;
     this.#logprobs = [];
     return { type: 'text', text, logprobs };
-  }
-}
-
-/** Times of a generation that ended on this side, before the engine could report its own. */
-class Stopwatch {
-  readonly #created = performance.now();
-  #start = this.#created;
-  #firstToken: number | null = null;
-
-  started(): void {
-    this.#start = performance.now();
-  }
-
-  token(): void {
-    this.#firstToken ??= performance.now();
-  }
-
-  timing(promptTokens: number, decodedTokens: number): GenerationTiming {
-    const now = performance.now();
-    const first = this.#firstToken ?? now;
-    return {
-      queueMilliseconds: this.#start - this.#created,
-      promptMilliseconds: first - this.#start,
-      decodeMilliseconds: now - first,
-      promptTokens,
-      decodedTokens,
-    };
   }
 }

@@ -69,7 +69,6 @@ export async function* logged<Event extends ChatStreamEvent | TextEvent>(
 
 function measures(finished: ChatFinished | TextFinished) {
   const { reason, promptTokens, cachedTokens, completionTokens } = finished;
-  if (!('timing' in finished)) return { reason, promptTokens, cachedTokens, completionTokens };
   const { queueMilliseconds, promptMilliseconds, decodeMilliseconds } = finished.timing;
   const times = { queueMilliseconds, promptMilliseconds, decodeMilliseconds };
   return { reason, promptTokens, cachedTokens, completionTokens, ...times };
