@@ -271,6 +271,11 @@ export const catalogue = {
     2,
     () => "The API key is missing or wrong. Send it as 'authorization: Bearer KEY' or 'x-api-key: KEY'.",
   ),
+  API_KEY_WRONG_OFTEN: entry<{ seconds: number }>(
+    429,
+    1,
+    (d) => `Too many wrong API keys came from this address. Send the right one, or wait ${d.seconds} seconds.`,
+  ),
   HOST_NEEDS_KEY: entry<{ host: string }>(
     500,
     2,
