@@ -1,6 +1,6 @@
-// The AMX table: prefill of superblocks by tiles, everything else the avx512 table's, one call away. (Blocks of 32 give a tile
-// one product between float terms: 102 to 226 Gop/s a thread were measured, of vectors 151 to 320. A copied table would be
-// filled when the addon is loaded, by instructions that the machine may lack.)
+// The AMX table: prefill of superblocks by tiles, everything else the avx512 table's, one call away. (Blocks of 32 give a
+// tile one product between float terms: 102 to 226 Gop/s a thread were measured, of vectors 151 to 320. A copied table would
+// be filled when the addon is loaded, by instructions that the machine may lack.)
 #ifndef __clang__
 // As in avx512.cc (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"

@@ -1,6 +1,6 @@
-// Prefill by tiles. 32 weight rows, a strip, are decoded 256 columns at a time into two panels of tiles; up to 128 activation
-// rows, a pass, meet both panels before the next columns follow. The sums go through memory to vectors, rows along them,
-// for rule 2's float terms.
+// Prefill by tiles. 32 weight rows, a strip, are decoded 256 columns at a time into two panels of tiles; up to 128
+// activation rows, a pass, meet both panels before the next columns follow. The sums go through memory to vectors, rows
+// along them, for rule 2's float terms.
 //
 // A tile of activations is loaded from 16 of the rows themselves; only rows picked by x_rows are copied together first.
 // Each meets 4 tiles of sums (two panels x two planes): tile products take 16 cycles and answer after 52. Behind them the
@@ -10,8 +10,8 @@
 // Tile registers: 0-3 sums, 4 activations, 5 and 6 weights.
 
 constexpr uint32_t kPanels = 2, kStripRows = 16 * kPanels;
-// With 128, as many as in wide_panel.inl, everything here takes 123 KiB of stack. On a Zen 5 core, tile products left out, it
-// is 1.1 to 1.2 times as fast as 64: half the decoding.
+// As many as in wide_panel.inl; everything here then takes 123 KiB of stack. On a Zen 5 core, tile products left out, 128 are
+// 1.1 to 1.2 times as fast as 64: half the decoding.
 constexpr uint32_t kPassTokens = 128;
 
 using TileSums = int32_t[4][16][16];  // [2 * panel + plane][activation row][weight row]
@@ -22,8 +22,8 @@ PERIGEE_INLINE V16 splat_load(const void* p) {
   return _mm512_set1_epi32(v);
 }
 
-// Up to kPassTokens activation rows in tiles of equal height: a product of low tiles takes less time. The last tile ends with the
-// last row, so that it may begin with rows which the tile before it has served.
+// Up to kPassTokens activation rows in tiles of equal height: a product of low tiles takes less time. The last tile ends
+// with the last row, so that it may begin with rows which the tile before it has served.
 struct Pass {
   uint32_t start, n, tile_rows, tiles;
 
@@ -78,8 +78,8 @@ PERIGEE_INLINE void store_sums(TileSums& sums) {
   }
 }
 
-// Superblock b's terms of a tile's activation rows first .. end - 1. What the panels hold is copied first: the compiler does
-// not know that storing lanes leaves it as it is, and loads are scarce.
+// Superblock b's terms of a tile's activation rows first .. end - 1. What the panels hold is copied first: the compiler
+// does not know that storing lanes leaves it as it is, and loads are scarce.
 template <typename Format>
 PERIGEE_INLINE void add_terms(const SuperPanel panels[kPanels], const Q8_KRow* x, uint32_t first, uint32_t end,
                               uint32_t b, const TileSums& sums, __m512 (*lanes)[kPanels]) {
