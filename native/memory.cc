@@ -83,31 +83,36 @@ bool Area::allocate(uint64_t bytes) {
 
 MappedFile::~MappedFile() {
   if (base_) munmap(const_cast<uint8_t*>(base_), bytes_);
+  if (file_ >= 0) close(file_);
 }
 
 int MappedFile::map(const char* path) {
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0) return errno;
+  file_ = open(path, O_RDONLY | O_CLOEXEC);
+  if (file_ < 0) return errno;
   struct stat found;
-  int error = fstat(file, &found) == 0 ? 0 : errno;
-  if (error == 0 && found.st_size == 0) error = ENODATA;
-  if (error == 0) {
-    void* at = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED, file, 0);
-    if (at == MAP_FAILED) {
-      error = errno;
-    } else {
-      base_ = static_cast<const uint8_t*>(at);
-      bytes_ = static_cast<uint64_t>(found.st_size);
-    }
-  }
-  close(file);
-  return error;
+  if (fstat(file_, &found) != 0) return errno;
+  if (found.st_size == 0) return ENODATA;
+  void* at = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED, file_, 0);
+  if (at == MAP_FAILED) return errno;
+  base_ = static_cast<const uint8_t*>(at);
+  bytes_ = static_cast<uint64_t>(found.st_size);
+  return 0;
+}
+
+void MappedFile::check_size() {
+  struct stat found;
+  if (fstat(file_, &found) == 0 && static_cast<uint64_t>(found.st_size) < bytes_)
+    note_lost(static_cast<uint64_t>(found.st_size));
+}
+
+void MappedFile::note_lost(uint64_t offset) {
+  uint64_t seen = lost_at.load();
+  while (offset < seen && !lost_at.compare_exchange_weak(seen, offset)) {}
 }
 
 void MappedFile::lose(const uint8_t* address) {
   const uintptr_t offset = static_cast<uintptr_t>(address - base_) & ~(page_bytes() - 1);
-  uint64_t seen = lost_at.load();
-  while (offset < seen && !lost_at.compare_exchange_weak(seen, offset)) {}
+  note_lost(offset);
   // What lies behind a missing page is missing as well.
   mmap(const_cast<uint8_t*>(base_) + offset, bytes_ - offset, PROT_READ,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -39,7 +39,11 @@ class MappedFile {
   const uint8_t* base() const { return base_; }
   uint64_t bytes() const { return bytes_; }
 
-  // The first byte that was found missing when it was read; kWhole while none was.
+  // Notes where the file ends now if that is before its end when it was mapped: inside its last page the rest reads as
+  // zeros and no signal tells.
+  void check_size();
+
+  // The first byte that was found missing; kWhole while none was.
   static constexpr uint64_t kWhole = ~uint64_t{0};
   std::atomic<uint64_t> lost_at{kWhole};
 
@@ -47,6 +51,9 @@ class MappedFile {
   void lose(const uint8_t* address);
 
  private:
+  void note_lost(uint64_t offset);
+
+  int file_ = -1;
   const uint8_t* base_ = nullptr;
   uint64_t bytes_ = 0;
 };

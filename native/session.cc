@@ -141,6 +141,7 @@ void Session::join() {
 
 const MappedFile* Session::lost_file(size_t* index) const {
   for (size_t i = 0; i < files_.size(); i++) {
+    files_[i]->check_size();
     if (files_[i]->lost_at.load() == MappedFile::kWhole) continue;
     *index = i;
     return files_[i].get();

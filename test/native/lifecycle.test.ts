@@ -132,6 +132,14 @@ describe.skipIf(!support.available)('a model file that shrinks under its map', (
     await other.close();
   });
 
+  it('is noticed where only bytes of its last page are gone, which read as zeros without a fault', async () => {
+    const { path, model, bytes } = await copied();
+    const runtime = await loadRuntime({ ...model, backend: 'native', threads: 2 });
+    truncateSync(path, bytes - 1);
+    await expect(promptLogits(runtime, [1, 2, 3])).rejects.toMatchObject({ code: 'MODEL_FILE_SHRANK' });
+    await runtime.close();
+  });
+
   it('is refused at load where it has shrunk since it was opened', async () => {
     const { path, model, bytes } = await copied();
     truncateSync(path, bytes - 4096);
