@@ -12,6 +12,7 @@ import { openTokenizer } from '../../src/tokenizer/open.ts';
 import type { FakeLoadOptions } from '../engine-process/fake-engine-main.ts';
 import { type Reply, replay } from '../engine-process/replay.ts';
 import { FakeRuntime } from '../scheduler/fake-runtime.ts';
+import { inspection } from './inspection.ts';
 
 const fixtures = fileURLToPath(new URL('../fixtures/moonlight', import.meta.url));
 const entry = fileURLToPath(new URL('../engine-process/fake-engine-main.ts', import.meta.url));
@@ -44,6 +45,8 @@ export interface HarnessOptions {
   /** Rows of logits of a step; default: one for each sequence. */
   readonly outputs?: number;
   readonly apiKey?: string;
+  /** An engine in a process of its own hangs in the step that holds this token. */
+  readonly hang?: number;
   readonly beforeStep?: (batch: StepBatch) => Promise<void> | void;
 }
 
@@ -81,6 +84,7 @@ export async function startRemote(options: HarnessOptions = {}) {
   const loadOptions: FakeLoadOptions = {
     vocabulary: tokenizer.vocabularySize,
     replies: options.replies ?? replies,
+    ...(options.hang !== undefined && { hang: options.hang }),
   };
   const remote = await startRemoteEngine({ entry, loadOptions, limits: { queueLength: options.queueLength } });
   return { ...(await serve(remote, options)), remote };
@@ -89,7 +93,7 @@ export async function startRemote(options: HarnessOptions = {}) {
 async function serve(engine: EngineClient, options: HarnessOptions): Promise<Harness> {
   const lines: string[] = [];
   const logger = pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) });
-  const model = { id: modelId, aliases: ['kimi'], created: 1_700_000_000 };
+  const model = { id: modelId, aliases: ['kimi'], created: 1_700_000_000, inspection };
   const server = createServer({ engine, tokenizer, model, apiKey: options.apiKey, logger });
   const url = await listen(server, { port: 0, apiKey: options.apiKey });
   const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: options.apiKey ?? 'unused', maxRetries: 0 });
