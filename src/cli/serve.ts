@@ -5,6 +5,7 @@ import { destination, type Logger, pino } from 'pino';
 import { RemoteEngine } from '../engine-process/remote-engine.ts';
 import { perigeeError } from '../errors.ts';
 import type { GgufModel } from '../gguf/types.ts';
+import { inspectModel } from '../model/inspect.ts';
 import { entryFile } from '../runtime/assets.ts';
 import { samplingDefaults } from '../sampling/defaults.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
@@ -13,7 +14,7 @@ import { listen, shutDown, untilSignalled } from '../server/lifecycle.ts';
 import type { ServedModel } from '../server/options.ts';
 import { createServer, type Server } from '../server/server.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
-import { type LoadOptions, openModel } from './load-engine.ts';
+import { type LoadOptions, type OpenedModel, openModel } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import {
   type EngineOptions,
@@ -87,7 +88,7 @@ async function serve(argument: string | undefined, options: ServeOptions): Promi
   const tokenizer = await openTokenizer(path);
   const logger = makeLogger();
   const engine = startEngine(path, options, logger);
-  const served = servedModel(model.gguf.files[0]?.path ?? path, model.config.name, options.modelName);
+  const served = servedModel(model, path, options.modelName);
   const server = createServer({
     engine,
     tokenizer,
@@ -147,13 +148,15 @@ function logChange(logger: Logger, { state, restarts, failures, restartsIn, last
   else logger.error(change, 'engine');
 }
 
-function servedModel(file: string, name: string, wish: string | undefined): ServedModel {
+function servedModel({ gguf, config }: OpenedModel, path: string, wish: string | undefined): ServedModel {
+  const file = gguf.files[0]?.path ?? path;
   const fromFile = basename(file, '.gguf').replace(/-\d{5}-of-\d{5}$/, '');
   const id = wish ?? fromFile;
   return {
     id,
-    aliases: [name, fromFile].filter((alias) => alias !== id),
+    aliases: [config.name, fromFile].filter((alias) => alias !== id),
     created: Math.floor(statSync(file).mtimeMs / 1000),
+    inspection: inspectModel(gguf, config),
   };
 }
 

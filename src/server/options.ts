@@ -1,5 +1,6 @@
 /** What the server is built from. Loading and command-line policy are the caller's. */
 import type { Logger } from 'pino';
+import type { ModelInspection } from '../model/inspect.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
 import type { EngineClient } from '../scheduler/types.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
@@ -11,6 +12,8 @@ export interface ServedModel {
   readonly aliases: readonly string[];
   /** Unix seconds, for /v1/models. */
   readonly created: number;
+  /** What is in its file. */
+  readonly inspection: ModelInspection;
 }
 
 export interface ServerOptions {

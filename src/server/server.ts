@@ -17,6 +17,7 @@ import { healthRoutes } from './routes/health.ts';
 import { messagesRoutes } from './routes/messages.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { modelRoutes } from './routes/models.ts';
+import { ollamaRoutes } from './routes/ollama.ts';
 import { tokenizeRoutes } from './routes/tokenize.ts';
 
 /** Time to send a whole request (32 MB at 2 Mbit/s), and its headers alone; a slower sender gets 408. */
@@ -73,6 +74,7 @@ export function createServer(options: ServerOptions): Server {
     chatRoutes(routes, measured, inFlight);
     completionRoutes(routes, measured, inFlight);
     messagesRoutes(routes, measured, inFlight);
+    ollamaRoutes(routes, measured, inFlight);
   });
   return { app, inFlight };
 }

@@ -10,6 +10,7 @@ import { createServer, type Server } from '../../src/server/server.ts';
 import type { FakeLoadOptions } from '../engine-process/fake-engine-main.ts';
 import { eventually } from '../scheduler/eventually.ts';
 import { ask, postJson, replies, silent, tokenizer } from './harness.ts';
+import { inspection } from './inspection.ts';
 
 const entry = fileURLToPath(new URL('../engine-process/fake-engine-main.ts', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'perigee-'));
@@ -21,7 +22,12 @@ let url: string;
 beforeAll(async () => {
   const loadOptions: FakeLoadOptions = { vocabulary: tokenizer.vocabularySize, replies, brokenBy };
   engine = await startRemoteEngine({ entry, loadOptions });
-  server = createServer({ engine, tokenizer, model: { id: 'fake', aliases: [], created: 0 }, logger: silent });
+  server = createServer({
+    engine,
+    tokenizer,
+    model: { id: 'fake', aliases: [], created: 0, inspection },
+    logger: silent,
+  });
   url = await listen(server, { port: 0 });
 });
 afterAll(async () => {

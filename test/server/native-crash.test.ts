@@ -12,6 +12,7 @@ import { createServer, type Server } from '../../src/server/server.ts';
 import { openTokenizer } from '../../src/tokenizer/open.ts';
 import { eventually } from '../scheduler/eventually.ts';
 import { ask, silent } from './harness.ts';
+import { inspection } from './inspection.ts';
 
 const support = nativeSupport();
 const probe = fileURLToPath(new URL('../../build/native/probe.node', import.meta.url));
@@ -27,7 +28,12 @@ describe.skipIf(lacking !== null)(`the native backend${lacking === null ? '' : `
     const loadOptions: LoadOptions = { model: nanoFile, backend: 'native', context: 2048 };
     engine = await startRemoteEngine({ entry, loadOptions });
     const tokenizer = await openTokenizer(nanoFile);
-    server = createServer({ engine, tokenizer, model: { id: 'nano', aliases: [], created: 0 }, logger: silent });
+    server = createServer({
+      engine,
+      tokenizer,
+      model: { id: 'nano', aliases: [], created: 0, inspection },
+      logger: silent,
+    });
     url = await listen(server, { port: 0 });
     client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries: 0 });
   });

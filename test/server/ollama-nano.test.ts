@@ -1,0 +1,65 @@
+/** Ollama's own client against `perigee serve` as people run it, with Nano. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { Ajv } from 'ajv';
+import { Ollama } from 'ollama';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+
+const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+let server: ChildProcess;
+let client: Ollama;
+
+beforeAll(async () => {
+  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
+  const host = await new Promise<string>((resolve, reject) => {
+    let said = '';
+    server.stderr?.on('data', (chunk: Buffer) => {
+      said += chunk;
+      const ready = /is ready at (http:\S+)\/v1/.exec(said);
+      if (ready?.[1]) resolve(ready[1]);
+    });
+    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
+  });
+  client = new Ollama({ host });
+});
+afterAll(() => {
+  server.kill('SIGTERM');
+});
+
+const options = { temperature: 0, num_predict: 200 };
+
+test('the model that is listed answers, and calls tools', async () => {
+  const model = (await client.list()).models[0]!.name;
+  expect(model).toBe('nano:latest');
+  const { response } = await client.generate({ model, prompt: 'What is the capital of France?', options });
+  expect(response).toMatch(/Paris/);
+  const parameters = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] };
+  const description = 'Retrieve current weather information. Call this when the user asks about the weather.';
+  const { message } = await client.chat({
+    model,
+    messages: [{ role: 'user', content: "What's the weather like in Beijing today?" }],
+    tools: [{ type: 'function', function: { name: 'get_weather', description, parameters } }],
+    options,
+  });
+  expect(message.tool_calls).toEqual([{ function: { name: 'get_weather', arguments: { city: 'Beijing' } } }]);
+});
+
+test('a format is kept: JSON, or JSON of a schema, in chats and in raw prompts', async () => {
+  const schema = {
+    type: 'object',
+    properties: { name: { type: 'string', maxLength: 12 }, legs: { type: 'integer', minimum: 0, maximum: 9 } },
+    required: ['name', 'legs'],
+    additionalProperties: false,
+  };
+  const valid = new Ajv().compile(schema);
+  const messages = [{ role: 'user', content: 'Tell me about an otter.' }];
+  const warm = { temperature: 1, seed: 3, num_predict: 200 };
+  const { message } = await client.chat({ model: 'nano', messages, format: schema, options: warm });
+  expect(valid(JSON.parse(message.content))).toBe(true);
+  const raw = { model: 'nano', prompt: 'An otter as JSON: ', raw: true, options: warm };
+  const { response } = await client.generate({ ...raw, format: schema });
+  expect(valid(JSON.parse(response ?? ''))).toBe(true);
+  const any = await client.chat({ model: 'nano', messages, format: 'json', options: warm });
+  if (any.done_reason === 'stop') expect(typeof JSON.parse(any.message.content)).toBe('object');
+  else expect(any.message.content).toMatch(/^\s*\{/);
+});
