@@ -297,6 +297,14 @@ describe('errors', () => {
     if (large !== null) expect(large).toMatchObject({ status: 413, body: { error: { type: 'request_too_large' } } });
   });
 
+  test('a server that ends is overloaded, in their words', async () => {
+    const ending = await startLocal();
+    await ending.server.inFlight.drain(0);
+    const late = new Anthropic({ baseURL: ending.url, apiKey: 'unused', maxRetries: 0 }).messages.create(base);
+    await expect(late).rejects.toMatchObject({ status: 529, type: 'overloaded_error' });
+    await ending.close();
+  });
+
   test('a wrong key', async () => {
     const guarded = await startLocal({ apiKey: 'secret' });
     const wrong = new Anthropic({ baseURL: guarded.url, apiKey: 'guess', maxRetries: 0 });

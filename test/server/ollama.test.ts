@@ -157,8 +157,9 @@ describe('about the model', () => {
     expect((await postJson(`${server.url}/api/show`, { name: modelId })).status).toBe(200);
   });
 
-  test('version is one that clients can compare', async () => {
+  test('version is one that clients can compare, after they have seen that the server runs', async () => {
     expect((await client.version()).version).toMatch(/^\d+\.\d+\.\d+$/);
+    expect((await fetch(server.url, { method: 'HEAD' })).status).toBe(200);
   });
 });
 

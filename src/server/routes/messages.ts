@@ -48,8 +48,10 @@ function routesAt(base: string, app: FastifyInstance, options: ServerOptions, in
     return { input_tokens: prompt.length };
   });
 
-  app.all(`${base}/batches`, documented('Refused: batches of messages'), () => {
+  const refuse = () => {
     const details = { field: 'batches', value: 'asked for', advice: 'Send the requests one by one, or all at once.' };
     throw perigeeError('FIELD_UNSUPPORTED', details);
-  });
+  };
+  app.get(`${base}/batches`, documented('Refused: batches of messages'), refuse);
+  app.post(`${base}/batches`, documented('Refused: batches of messages'), refuse);
 }

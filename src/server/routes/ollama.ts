@@ -70,5 +70,8 @@ export function ollamaRoutes(app: FastifyInstance, options: ServerOptions, inFli
     return shown(described(), tokenizer.chatTemplate ?? '', tokenizer.specials.has('<think>'));
   });
 
+  // The first thing Ollama's command line asks.
+  app.get('/', documented('Whether the server runs'), () => 'Perigee is running');
+
   app.get('/api/version', documented("The version of Ollama's API"), () => ({ version: apiVersion }));
 }
