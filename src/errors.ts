@@ -250,6 +250,16 @@ export const catalogue = {
     (d) => `The request body is sent as '${d.type}'. Send it with content-type application/json.`,
   ),
   REQUEST_MALFORMED: entry<{ why: string }>(400, 2, (d) => `The request cannot be read: ${d.why}.`),
+  REQUEST_TOO_SLOW: entry<Record<never, never>>(
+    408,
+    1,
+    () => 'The request did not arrive in time: 20 seconds for its headers, two minutes for all of it. Send it again.',
+  ),
+  HEADERS_TOO_LARGE: entry<Record<never, never>>(
+    431,
+    2,
+    () => "The request's headers are larger than 16 kB together. Send smaller ones.",
+  ),
   ROUTE_UNKNOWN: entry<{ method: string; path: string }>(
     404,
     2,

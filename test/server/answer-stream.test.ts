@@ -1,6 +1,6 @@
 import { get, type IncomingMessage } from 'node:http';
 import Fastify from 'fastify';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { AnswerStream } from '../../src/server/answer-stream.ts';
 import { openAi } from '../../src/server/dialects.ts';
 import { eventually } from '../scheduler/eventually.ts';
@@ -47,5 +47,33 @@ test('a client that leaves does not hold the sender back', async () => {
   const response = await new Promise<IncomingMessage>((resolve) => get(url, resolve));
   response.destroy();
   await eventually(() => expect(ended).toBe(true));
+  await app.close();
+});
+
+test('a client that takes nothing for a minute is dropped', async () => {
+  let dropped = false;
+  let blocked = () => false;
+  const app = Fastify();
+  app.get('/', async (_request, reply) => {
+    const stream = new AnswerStream(reply, openAi);
+    blocked = () => reply.raw.writableNeedDrain;
+    reply.raw.once('close', () => {
+      dropped = true;
+    });
+    for (let i = 0; i < events; i++) await stream.send(event);
+    await stream.done();
+    return reply;
+  });
+  const url = await app.listen({ port: 0 });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  // A response without a 'data' listener is not read.
+  const response = await new Promise<IncomingMessage>((resolve) => get(url, resolve));
+  response.on('error', () => {});
+  while (!blocked()) await new Promise((resolve) => setImmediate(resolve));
+  vi.advanceTimersByTime(59_000);
+  expect(dropped).toBe(false);
+  vi.advanceTimersByTime(1000);
+  vi.useRealTimers();
+  await eventually(() => expect(dropped).toBe(true));
   await app.close();
 });

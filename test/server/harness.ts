@@ -44,6 +44,8 @@ export interface HarnessOptions {
   readonly sequences?: number;
   /** Rows of logits of a step; default: one for each sequence. */
   readonly outputs?: number;
+  /** Most time a request may take, of an engine in this process. */
+  readonly deadlineMilliseconds?: number;
   readonly apiKey?: string;
   /** An engine in a process of its own hangs in the step that holds this token. */
   readonly hang?: number;
@@ -74,7 +76,7 @@ export async function startLocal(options: HarnessOptions = {}): Promise<Harness 
   const engine = await startLocalEngine({
     loadEngine: async () => ({ runtime, selection }),
     loadOptions: {},
-    limits: { queueLength: options.queueLength },
+    limits: { queueLength: options.queueLength, deadlineMilliseconds: options.deadlineMilliseconds },
   });
   return { ...(await serve(engine, options)), runtime };
 }
