@@ -1,4 +1,4 @@
-/** Every failure leaves the server in the shape of the API that was spoken to, with a sentence for people and never a stack trace. */
+/** Every failure leaves the server in the shape of its API, with a sentence for people and never a stack trace. */
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { bodyLimit } from './body.ts';

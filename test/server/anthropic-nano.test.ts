@@ -1,29 +1,18 @@
 /** Anthropic's own client against `perigee serve` as people run it, with Nano: tools that are held to their schemas. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import Anthropic from '@anthropic-ai/sdk';
 import { Ajv } from 'ajv';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ServeCommand, startServe } from './serve-command.ts';
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
-let server: ChildProcess;
+let server: ServeCommand;
 let client: Anthropic;
 
 beforeAll(async () => {
-  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
-  const url = await new Promise<string>((resolve, reject) => {
-    let said = '';
-    server.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-      const ready = /is ready at (http:\S+)\/v1/.exec(said);
-      if (ready?.[1]) resolve(ready[1]);
-    });
-    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
-  });
-  client = new Anthropic({ baseURL: url, apiKey: 'none', maxRetries: 0 });
+  server = await startServe();
+  client = new Anthropic({ baseURL: server.url, apiKey: 'none', maxRetries: 0 });
 });
 afterAll(() => {
-  server.kill('SIGTERM');
+  server.process.kill('SIGTERM');
 });
 
 const weather: Anthropic.Tool = {
@@ -103,6 +92,69 @@ describe('Nano', () => {
     ];
     const { content } = await client.messages.create({ ...base, messages });
     expect((content[0] as Anthropic.TextBlock).text).toMatch(/^ France is Paris/);
+  });
+
+  test('answers what Claude Code sends: betas, caching hints, schemas as its tools have them', async () => {
+    const ephemeral = { cache_control: { type: 'ephemeral' } };
+    const response = await fetch(`${server.url}/v1/messages?beta=true`, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        authorization: 'Bearer none',
+        'anthropic-version': '2023-06-01',
+        'anthropic-beta': 'interleaved-thinking-2025-05-14,context-management-2025-06-27',
+      },
+      body: JSON.stringify({
+        model: 'nano',
+        max_tokens: 32_000,
+        stream: true,
+        temperature: 1,
+        metadata: { user_id: 'user_0_account__session_0' },
+        thinking: { type: 'disabled' },
+        context_management: { edits: [{ type: 'clear_thinking_20251015', keep: 'all' }] },
+        system: [
+          { type: 'text', text: 'x-anthropic-billing-header: cc_version=2.1.0; cch=0a1b2;' },
+          { type: 'text', text: "You are Claude Code, Anthropic's official CLI for Claude.", ...ephemeral },
+        ],
+        messages: [
+          user([
+            { type: 'text', text: '<system-reminder>Be brief.</system-reminder>' },
+            { type: 'text', text: 'What is the capital of France?', cache_control: { type: 'ephemeral' } },
+          ]),
+        ],
+        tools: [
+          {
+            name: 'WebFetch',
+            description: 'Fetches a page.',
+            input_schema: {
+              $schema: 'https://json-schema.org/draft/2020-12/schema',
+              type: 'object',
+              properties: {
+                url: { type: 'string', format: 'uri', description: 'Where it is' },
+                limit: { type: 'number', exclusiveMinimum: 0, maximum: 9007199254740991 },
+                todos: {
+                  type: 'array',
+                  items: {
+                    type: 'object',
+                    properties: { content: { type: 'string', minLength: 1 }, status: { enum: ['pending', 'done'] } },
+                    required: ['content', 'status'],
+                    additionalProperties: false,
+                  },
+                },
+                run: { type: 'boolean', default: false },
+              },
+              required: ['url'],
+              additionalProperties: false,
+            },
+            ...ephemeral,
+          },
+        ],
+      }),
+    });
+    const text = await response.text();
+    expect(response.status, text).toBe(200);
+    expect(text).toMatch(/^event: message_start\n/);
+    expect(text).toMatch(/event: message_stop\ndata: .*\n\n$/);
   });
 
   test('a schema that cannot be kept is refused', async () => {

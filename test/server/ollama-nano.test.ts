@@ -1,29 +1,18 @@
 /** Ollama's own client against `perigee serve` as people run it, with Nano. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { Ajv } from 'ajv';
 import { Ollama } from 'ollama';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type ServeCommand, startServe } from './serve-command.ts';
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
-let server: ChildProcess;
+let server: ServeCommand;
 let client: Ollama;
 
 beforeAll(async () => {
-  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
-  const host = await new Promise<string>((resolve, reject) => {
-    let said = '';
-    server.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-      const ready = /is ready at (http:\S+)\/v1/.exec(said);
-      if (ready?.[1]) resolve(ready[1]);
-    });
-    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
-  });
-  client = new Ollama({ host });
+  server = await startServe();
+  client = new Ollama({ host: server.url });
 });
 afterAll(() => {
-  server.kill('SIGTERM');
+  server.process.kill('SIGTERM');
 });
 
 const options = { temperature: 0, num_predict: 200 };
