@@ -16,7 +16,7 @@ EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 PEERS := test/bench/peers
 
-.PHONY: demo serve test asan endurance bench bench-peers bench-device build wasm native setup lint format clean
+.PHONY: demo serve test asan endurance soak bench bench-peers bench-device build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -196,6 +196,11 @@ test: build lint $(if $(ADDON),native) $(BROKEN)
 
 bench: build
 	@node test/bench/run.ts $(ARGS)
+
+# A server with Nano under leaving, slow, broken and many clients, and with its engine killed: right answers for the rest, and
+# nothing left behind. ARGS=0.1 does a tenth of it.
+soak: wasm $(ADDON)
+	node test/soak/run.ts $(ARGS)
 
 # Others on the same file in the same run. What they need is fetched for this target only; what cannot be had is left out.
 bench-peers: wasm native $(PEERS)/node_modules/.setup
