@@ -5,7 +5,14 @@ import { StopStrings } from '../chat/stop-strings.ts';
 import type { ParsedCall } from '../chat/tool-call.ts';
 import { countToolCalls } from '../chat/tools.ts';
 import type { ChatEvent, Conversation, Tool } from '../chat/types.ts';
-import type { CallConstraint, ConstraintSpec, JsonSchema, ToolConstraint } from '../constrain/types.ts';
+import type {
+  CallConstraint,
+  ConstraintSpec,
+  JsonSchema,
+  TextConstraint,
+  ToolConstraint,
+  Unenforced,
+} from '../constrain/types.ts';
 import { perigeeError } from '../errors.ts';
 import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
@@ -39,12 +46,21 @@ export interface ChatRequest {
 /** What the answer must be: JSON (an object, or what the schema says), or calls, of one tool or of any. */
 export type ChatConstraint = AnswerConstraint | { readonly kind: 'tools'; readonly name?: string };
 
-export type AnswerConstraint = { readonly kind: 'json' } | { readonly kind: 'schema'; readonly schema: JsonSchema };
+export type AnswerConstraint = { readonly kind: 'json' } | SchemaConstraint;
+
+export interface SchemaConstraint {
+  readonly kind: 'schema';
+  readonly schema: JsonSchema;
+  /** Refuse a schema with keywords that cannot be enforced, rather than leave them out. */
+  readonly strict?: boolean;
+}
 
 export interface ChatStarted {
   readonly type: 'started';
   readonly promptTokens: number;
   readonly cachedTokens: number;
+  /** Keywords of schemas that the answer is not held to; absent: none. */
+  readonly unenforced?: readonly Unenforced[];
 }
 
 /** A piece of the answer's text. */
@@ -155,28 +171,32 @@ function constraintFor(request: ChatRequest, reasoningOpen: boolean): Constraint
   return answer === null && calls === null ? null : { answer, calls, reasoningOpen };
 }
 
-export function answerSchema(constraint: AnswerConstraint): { readonly schema: JsonSchema } {
-  return { schema: constraint.kind === 'json' ? { type: 'object' } : constraint.schema };
+export function answerSchema(constraint: AnswerConstraint): TextConstraint {
+  if (constraint.kind === 'json') return { schema: { type: 'object' }, strict: true };
+  const { schema, strict = false } = constraint;
+  return { schema, strict, param: 'response_format.json_schema.schema' };
 }
 
 function callsFor(request: ChatRequest, constraint: ChatConstraint | null): CallConstraint | null {
   const { tools, messages } = request.conversation;
   const only = constraint?.kind === 'tools' ? constraint : null;
   if (tools.length === 0) return null;
-  const callable = only?.name === undefined ? tools : tools.filter(({ name }) => name === only.name);
+  const constraints = tools.map((tool, index) => toolConstraint(tool, index, only !== null));
   return {
-    tools: callable.map(toolConstraint),
+    tools: only?.name === undefined ? constraints : constraints.filter(({ name }) => name === only.name),
     required: only !== null,
     parallel: request.parallelToolCalls,
     firstIndex: countToolCalls(messages),
   };
 }
 
-function toolConstraint({ name, declaration }: Tool): ToolConstraint {
-  const { parameters } = (declaration.function ?? {}) as { parameters?: JsonSchema };
-  if (parameters === undefined || parameters === null) return { name };
+/** Where a call is asked for, its arguments are the answer, and must be what the client reckons with. */
+function toolConstraint({ name, declaration }: Tool, index: number, asked: boolean): ToolConstraint {
+  const declared = (declaration.function ?? {}) as { parameters?: JsonSchema; strict?: unknown };
+  const constraint = { name, strict: asked || declared.strict === true, param: `tools.${index}.function.parameters` };
+  if (declared.parameters === undefined || declared.parameters === null) return constraint;
   // A copy has plain numbers, where a declaration may have an ExactNumber for the prompt's sake.
-  return { name, parameters: JSON.parse(JSON.stringify(parameters)) };
+  return { ...constraint, parameters: JSON.parse(JSON.stringify(declared.parameters)) };
 }
 
 /** Turns the engine's events into the chat's, and knows when the answer is over. */
@@ -219,7 +239,7 @@ class Answer {
       this.#clock.started();
       this.#promptTokens = event.promptTokens;
       this.#cachedTokens = event.cachedTokens;
-      yield { type: 'started', promptTokens: event.promptTokens, cachedTokens: event.cachedTokens };
+      yield event;
     } else if (event.type === 'token') {
       this.#clock.token();
       this.#completionTokens++;

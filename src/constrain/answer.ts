@@ -4,9 +4,10 @@
  *
  *   reasoning → text → [section → call → id → arguments → call end]+ → section end → end of turn
  */
+import { PerigeeError } from '../errors.ts';
 import type { Grammars, Matcher } from './grammars.ts';
 import { allow, allows, emptyMask, forbid, type TokenTable } from './masks.ts';
-import type { CallConstraint, ConstraintSpec, TokenMask } from './types.ts';
+import type { CallConstraint, ConstraintSpec, TokenMask, ToolConstraint, Unenforced } from './types.ts';
 
 type State =
   | { readonly at: 'reasoning' | 'text' | 'done' }
@@ -17,6 +18,14 @@ type State =
   | { readonly at: 'id'; readonly left: ReadonlyMap<string, string> }
   | { readonly at: 'arguments'; readonly matcher: Matcher };
 
+export interface AnswerParts {
+  readonly spec: ConstraintSpec;
+  readonly tokens: TokenTable;
+  readonly grammars: Grammars;
+  /** Called before the arguments of a tool that is not strict, whose grammar may take too long. */
+  readonly beginArguments: (tool: string) => void;
+}
+
 export class Answer {
   readonly #spec: ConstraintSpec;
   readonly #calls: CallConstraint | null;
@@ -26,22 +35,53 @@ export class Answer {
   /** Nothing was said yet, so that the model may still think first. */
   #fresh = true;
   #made = 0;
+  /** Tools whose arguments are any object, since a grammar of their schema takes too much. */
+  readonly #anyObject = new Set<string>();
+  readonly #unenforced: Unenforced[] = [];
+  readonly #beginArguments: (tool: string) => void;
 
-  private constructor(spec: ConstraintSpec, tokens: TokenTable, grammars: Grammars) {
+  private constructor(parts: AnswerParts) {
+    const { spec, tokens, grammars } = parts;
+    this.#beginArguments = parts.beginArguments;
     this.#spec = spec;
     this.#calls = tokens.markers === null ? null : spec.calls;
     this.#tokens = tokens;
     this.#grammars = grammars;
   }
 
-  static async begin(spec: ConstraintSpec, tokens: TokenTable, grammars: Grammars): Promise<Answer> {
-    const answer = new Answer(spec, tokens, grammars);
-    for (const { name, parameters } of spec.calls?.tools ?? []) {
-      grammars.check(argumentSchema(parameters), `${name}.parameters`);
+  static async begin(parts: AnswerParts): Promise<Answer> {
+    const answer = new Answer(parts);
+    const { spec, grammars } = parts;
+    for (const tool of spec.calls?.tools ?? []) answer.#check(tool);
+    if (spec.answer !== null) {
+      const { schema, strict, param } = spec.answer;
+      const unenforced = await grammars.compile(schema, strict).catch((error: unknown) => {
+        throw located(error, param);
+      });
+      answer.#note(null, unenforced);
     }
-    if (spec.answer !== null) await grammars.matcher(spec.answer.schema).then((matcher) => matcher.close());
     answer.#state = spec.reasoningOpen ? { at: 'reasoning' } : await answer.#opening();
     return answer;
+  }
+
+  /** What the answer is not held to. */
+  get unenforced(): readonly Unenforced[] {
+    return this.#unenforced;
+  }
+
+  #check({ name, parameters, strict, param }: ToolConstraint): void {
+    try {
+      this.#note(name, this.#grammars.check(argumentSchema(parameters), strict, argumentPlace(name)));
+    } catch (error) {
+      const tooCostly = error instanceof PerigeeError && error.code === 'SCHEMA_TOO_COSTLY';
+      if (strict || !tooCostly) throw located(error, param);
+      this.#anyObject.add(name);
+      this.#unenforced.push({ tool: name, keywords: null });
+    }
+  }
+
+  #note(tool: string | null, keywords: readonly string[]): void {
+    if (keywords.length > 0) this.#unenforced.push({ tool, keywords });
   }
 
   async accept(token: number): Promise<void> {
@@ -131,7 +171,8 @@ export class Answer {
   /** Where the answer begins, after any reasoning. */
   async #opening(): Promise<State> {
     if (this.#spec.answer !== null) {
-      return { at: 'json', matcher: await this.#grammars.matcher(this.#spec.answer.schema), begun: false };
+      const { schema, strict } = this.#spec.answer;
+      return { at: 'json', matcher: await this.#grammars.matcher(schema, strict), begun: false };
     }
     return { at: 'text' };
   }
@@ -163,8 +204,10 @@ export class Answer {
       });
     }
     const name = [...left].find(([, text]) => text === '')?.[0];
-    const tool = this.#calls!.tools.find((each) => each.name === name);
-    this.#enter({ at: 'arguments', matcher: await this.#grammars.matcher(argumentSchema(tool?.parameters)) });
+    const { strict, parameters } = this.#calls!.tools.find((each) => each.name === name)!;
+    if (!strict) this.#beginArguments(name!);
+    const schema = argumentSchema(this.#anyObject.has(name!) ? undefined : parameters);
+    this.#enter({ at: 'arguments', matcher: await this.#grammars.matcher(schema, strict) });
   }
 
   #enter(state: State): void {
@@ -172,6 +215,21 @@ export class Answer {
       this.#state.matcher.close();
     this.#state = state;
   }
+}
+
+/** Compiles a strict tool's grammar. Throws what is wrong with its schema. */
+export async function compileArguments({ name, parameters, strict, param }: ToolConstraint, grammars: Grammars) {
+  await grammars.compile(argumentSchema(parameters), strict, argumentPlace(name)).catch((error: unknown) => {
+    throw located(error, param);
+  });
+}
+
+function argumentPlace(tool: string): string {
+  return `${tool}.parameters`;
+}
+
+function located(error: unknown, param: string | undefined): unknown {
+  return error instanceof PerigeeError ? new PerigeeError(error.code, error.message, { cause: error, param }) : error;
 }
 
 /** Arguments are an object, whatever a schema leaves open. */

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
-import { Answer } from './answer.ts';
+import { Answer, compileArguments } from './answer.ts';
 import { Grammars } from './grammars.ts';
 import { TokenTable } from './masks.ts';
 import type { ToHost, ToWorker } from './messages.ts';
@@ -23,8 +23,15 @@ async function hear(message: ToWorker): Promise<void> {
       answers.delete(id);
       return;
     }
+    if (message.type === 'compile') {
+      await compileArguments(message.tool, grammars);
+      return send({ type: 'compiled', id });
+    }
     if (message.type === 'open') {
-      const answer = await Answer.begin(message.spec, tokens, grammars);
+      answers.get(id)?.close();
+      const beginArguments = (tool: string) => send({ type: 'arguments', id, tool });
+      const answer = await Answer.begin({ spec: message.spec, tokens, grammars, beginArguments });
+      send({ type: 'opened', id, unenforced: answer.unenforced });
       for (const token of message.tokens) await answer.accept(token);
       answers.set(id, answer);
     } else {
@@ -34,7 +41,7 @@ async function hear(message: ToWorker): Promise<void> {
     send({ type: 'mask', id, mask });
   } catch (error) {
     const known = error instanceof PerigeeError ? error : perigeeError('CONSTRAINT_FAILED', { what: String(error) });
-    send({ type: 'failed', id, code: known.code, message: known.message });
+    send({ type: 'failed', id, code: known.code, message: known.message, param: known.param });
   }
 }
 

@@ -2,13 +2,13 @@
 import type * as XGrammar from '@mlc-ai/web-xgrammar';
 import { perigeeError } from '../errors.ts';
 import type { TokenTable } from './masks.ts';
-import { schemaGrammar } from './schema.ts';
+import { readSchema, type SchemaReading } from './schema.ts';
 import { StringLimits } from './string-limits.ts';
 import type { GrammarLibrary } from './xgrammar.ts';
 
 /** A compiled grammar takes from some KB to tens of MB. */
 const mostGrammars = 32;
-const mostTexts = 256;
+const mostReadings = 256;
 const mostSchemaCharacters = 262_144;
 
 export interface Matcher {
@@ -20,7 +20,7 @@ export interface Matcher {
 export class Grammars {
   readonly #library: GrammarLibrary;
   readonly #tokens: TokenTable;
-  readonly #texts = new Map<string, string>();
+  readonly #readings = new Map<string, SchemaReading>();
   readonly #compiled = new Map<string, XGrammar.CompiledGrammar>();
 
   constructor(library: GrammarLibrary, tokens: TokenTable) {
@@ -28,24 +28,40 @@ export class Grammars {
     this.#tokens = tokens;
   }
 
-  /** Throws what is wrong with the schema, which errors call `where`; compiles nothing. Returns its grammar. */
-  check(schema: unknown, where?: string): string {
-    const key = JSON.stringify(schema);
-    const known = this.#texts.get(key);
-    if (known !== undefined) return known;
-    if (key.length > mostSchemaCharacters) {
-      throw perigeeError('SCHEMA_TOO_COSTLY', { why: `it has more than ${mostSchemaCharacters} characters` });
-    }
-    return keep(this.#texts, key, schemaGrammar(schema, where), mostTexts);
+  /** Throws what is wrong with the schema, which errors call `where`; compiles nothing. Returns the keywords it leaves out. */
+  check(schema: unknown, strict: boolean, where?: string): readonly string[] {
+    return this.#read(schema, strict, where).unenforced;
   }
 
-  async matcher(schema: unknown): Promise<Matcher> {
-    const grammar = this.check(schema);
+  #read(schema: unknown, strict: boolean, where?: string): SchemaReading {
+    const text = JSON.stringify(schema);
+    const key = `${strict} ${text}`;
+    const known = this.#readings.get(key);
+    if (known !== undefined) return known;
+    if (text.length > mostSchemaCharacters) {
+      throw perigeeError('SCHEMA_TOO_COSTLY', { why: `it has more than ${mostSchemaCharacters} characters` });
+    }
+    return keep(this.#readings, key, readSchema(schema, strict, where), mostReadings);
+  }
+
+  async #compiledOf(grammar: string): Promise<XGrammar.CompiledGrammar> {
     const compiled = this.#compiled.get(grammar) ?? (await this.#library.compile(grammar));
     this.#compiled.delete(grammar);
     keep(this.#compiled, grammar, compiled, mostGrammars, (old) => old.dispose());
+    return compiled;
+  }
+
+  /** The same, and compiles it for later. */
+  async compile(schema: unknown, strict: boolean, where?: string): Promise<readonly string[]> {
+    const { grammar, unenforced } = this.#read(schema, strict, where);
+    await this.#compiledOf(grammar);
+    return unenforced;
+  }
+
+  async matcher(schema: unknown, strict: boolean): Promise<Matcher> {
+    const compiled = await this.#compiledOf(this.#read(schema, strict).grammar);
     const matcher = await this.#library.matcher(compiled);
-    const limits = new StringLimits(schema, this.#tokens);
+    const limits = new StringLimits(schema, strict, this.#tokens);
     return {
       mask: async () => limits.applied(await matcher.getNextTokenBitmask()),
       accept: (token) => {

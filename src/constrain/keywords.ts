@@ -1,5 +1,6 @@
 /** The keywords of JSON Schema that are understood, and what can be told from a schema without making a grammar. */
 import { perigeeError } from '../errors.ts';
+import { isRegularExpression } from './pattern.ts';
 
 /** A schema that is an object, its known keywords checked. */
 export interface Schema {
@@ -13,6 +14,7 @@ export interface Schema {
   readonly properties?: Readonly<Record<string, unknown>>;
   readonly required?: readonly string[];
   readonly additionalProperties?: unknown;
+  readonly patternProperties?: Readonly<Record<string, unknown>>;
   readonly minProperties?: number;
   readonly maxProperties?: number;
   readonly items?: unknown;
@@ -53,10 +55,16 @@ const count: Expected = {
   expected: 'a whole number, not negative',
   test: (value) => Number.isSafeInteger(value) && (value as number) >= 0,
 };
-/** Beyond 2^53 neighbouring integers are one double, and bounds mean little. */
-const bound: Expected = {
-  expected: 'a number of at most 9007199254740991',
-  test: (value) => typeof value === 'number' && Math.abs(value) <= Number.MAX_SAFE_INTEGER,
+const bound: Expected = { expected: 'a number', test: (value) => typeof value === 'number' };
+const schema: Expected = { expected: 'a schema', test: isSchema };
+const schemasByName: Expected = {
+  expected: 'an object of schemas',
+  test: (value) => isObject(value) && Object.values(value as object).every(isSchema),
+};
+const namesByName: Expected = {
+  expected: 'an object of lists of names',
+  test: (value) =>
+    isObject(value) && Object.values(value as object).every((list) => Array.isArray(list) && list.every(isText)),
 };
 
 /** Keywords that restrict values, and the form of their own. Every other one that is no annotation is refused. */
@@ -74,18 +82,13 @@ export const assertions: ReadonlyMap<string, Expected> = new Map<string, Expecte
   ['allOf', schemas],
   ['anyOf', schemas],
   ['oneOf', schemas],
-  [
-    'properties',
-    {
-      expected: 'an object of schemas',
-      test: (value) => isObject(value) && Object.values(value as object).every(isSchema),
-    },
-  ],
+  ['properties', schemasByName],
   ['required', { expected: 'a list of names', test: (value) => Array.isArray(value) && value.every(isText) }],
-  ['additionalProperties', { expected: 'a schema', test: isSchema }],
+  ['additionalProperties', schema],
   ['minProperties', count],
   ['maxProperties', count],
-  ['items', { expected: 'a schema', test: isSchema }],
+  // Drafts before 2020 have tuples in it.
+  ['items', { expected: 'a schema', test: (value) => isSchema(value) || schemas.test(value) }],
   ['prefixItems', schemas],
   ['minItems', count],
   ['maxItems', count],
@@ -101,10 +104,39 @@ export const assertions: ReadonlyMap<string, Expected> = new Map<string, Expecte
   ['multipleOf', { expected: 'a number above 0', test: (value) => typeof value === 'number' && value > 0 }],
 ]);
 
+/** Standard keywords that no grammar is made of. Their form is checked all the same. */
+export const unenforceable: ReadonlyMap<string, Expected> = new Map<string, Expected>([
+  ['not', schema],
+  ['if', schema],
+  ['then', schema],
+  ['else', schema],
+  ['contains', schema],
+  ['minContains', count],
+  ['maxContains', count],
+  ['propertyNames', schema],
+  [
+    'patternProperties',
+    {
+      expected: 'an object of schemas by regular expressions',
+      test: (value) => schemasByName.test(value) && Object.keys(value as object).every(isRegularExpression),
+    },
+  ],
+  ['dependentRequired', namesByName],
+  ['dependentSchemas', schemasByName],
+  ['unevaluatedItems', schema],
+  ['unevaluatedProperties', schema],
+]);
+
+/** Of these, the ones that may speak of properties that nothing declares beside them. */
+export const mayDeclare = ['if', 'dependentRequired', 'dependentSchemas', 'dependencies'];
+
 /** Keywords that restrict nothing by themselves. */
 export const annotations: ReadonlySet<string> = new Set([
   '$schema',
   '$id',
+  '$anchor',
+  '$dynamicAnchor',
+  '$vocabulary',
   '$comment',
   '$defs',
   'definitions',
@@ -122,6 +154,9 @@ export const annotations: ReadonlySet<string> = new Set([
   'strict',
   'contentEncoding',
   'contentMediaType',
+  'contentSchema',
+  // Beside a tuple in items it is read; else it says nothing.
+  'additionalItems',
 ]);
 
 export function schemaTypes({ type }: Schema): readonly string[] {
@@ -137,31 +172,37 @@ export function typesOf(value: unknown): string[] {
   return [typeof value];
 }
 
-/** One schema that says what all of `parts` say. Refuses what two of them say differently and cannot be joined. */
-export function merged(parts: readonly Schema[], where: string): Schema {
+/** Told of a keyword that cannot be enforced, and why; returns where answers do without. */
+export type Refuse = (keyword: string, why: string) => void;
+
+/** One schema that says what all of `parts` say, less what two of them say differently and cannot be joined. */
+export function merged(parts: readonly Schema[], where: string, refuse: Refuse): Schema {
   const out: Record<string, unknown> = {};
   const given = parts.filter((part) => Object.keys(part).some((keyword) => assertions.has(keyword)));
-  refuseApart(given, 'additionalProperties', 'properties', where);
-  refuseApart(given, 'items', 'prefixItems', where);
+  const apart = [
+    ...refusedApart(given, 'additionalProperties', 'properties', refuse),
+    ...refusedApart(given, 'items', 'prefixItems', refuse),
+  ];
   for (const part of parts) {
     for (const [keyword, value] of Object.entries(part)) {
       const before = out[keyword];
-      out[keyword] = before === undefined || !assertions.has(keyword) ? value : joined(keyword, before, value, where);
+      if (apart.includes(keyword)) continue;
+      out[keyword] =
+        before === undefined || !assertions.has(keyword) ? value : joined(keyword, before, value, where, refuse);
     }
   }
   return out;
 }
 
 /** `rest` is about what its own schema's `named` leaves over: joined to another's it would mean something else. */
-function refuseApart(parts: readonly Schema[], rest: keyof Schema, named: keyof Schema, where: string): void {
+function refusedApart(parts: readonly Schema[], rest: keyof Schema, named: keyof Schema, refuse: Refuse): string[] {
   const strict = parts.filter((part) => part[rest] !== undefined && part[rest] !== true);
-  if (strict.length > 0 && parts.some((part) => part[named] !== undefined && part !== strict[0])) {
-    const why = `another part that holds at the same time has '${named}'`;
-    throw perigeeError('SCHEMA_UNSUPPORTED', { keyword: rest, where, why });
-  }
+  if (strict.length === 0 || !parts.some((part) => part[named] !== undefined && part !== strict[0])) return [];
+  refuse(rest, `another part that holds at the same time has '${named}'`);
+  return [rest];
 }
 
-function joined(keyword: string, a: unknown, b: unknown, where: string): unknown {
+function joined(keyword: string, a: unknown, b: unknown, where: string, refuse: Refuse): unknown {
   if (JSON.stringify(a) === JSON.stringify(b)) return a;
   switch (keyword) {
     case 'type': {
@@ -200,12 +241,11 @@ function joined(keyword: string, a: unknown, b: unknown, where: string): unknown
       const left = new Set((a as unknown[]).map((value) => JSON.stringify(value)));
       return (b as unknown[]).filter((value) => left.has(JSON.stringify(value)));
     }
+    case 'allOf':
+      return [...(a as unknown[]), ...(b as unknown[])];
     default:
-      throw perigeeError('SCHEMA_UNSUPPORTED', {
-        keyword,
-        where,
-        why: 'two different ones would have to hold at once',
-      });
+      refuse(keyword, 'two different ones would have to hold at once');
+      return a;
   }
 }
 

@@ -23,6 +23,17 @@ export function patternGrammar(rules: Rules, pattern: string, where: string): st
   return new PatternReader(rules, pattern, where).whole();
 }
 
+/** With the flag u or without, where more escapes are allowed, as in "\\-". */
+export function isRegularExpression(pattern: string): boolean {
+  return ['', 'u'].some((flags) => {
+    try {
+      return new RegExp(pattern, flags) !== null;
+    } catch {
+      return false;
+    }
+  });
+}
+
 class PatternReader {
   readonly #rules: Rules;
   readonly #text: string[];
@@ -37,8 +48,9 @@ class PatternReader {
     try {
       new RegExp(pattern, 'u');
     } catch (cause) {
-      const why = `'pattern' is no regular expression (${cause instanceof Error ? cause.message : String(cause)})`;
-      throw perigeeError('SCHEMA_INVALID', { where, why }, { cause });
+      const what = cause instanceof Error ? cause.message : String(cause);
+      if (isRegularExpression(pattern)) this.#unsupported(`it is not one with the flag u (${what})`);
+      throw perigeeError('SCHEMA_INVALID', { where, why: `'pattern' is no regular expression (${what})` }, { cause });
     }
     this.#text = Array.from(pattern);
   }

@@ -1,21 +1,25 @@
 /**
- * A JSON Schema as a grammar of the JSON texts that are valid for it. What the grammar says is a subset of what the schema
- * allows, never more; what cannot be said is refused by keyword. Properties come in the order of their declaration.
+ * A JSON Schema as a grammar of the JSON texts that are valid for it. If it must be strict, what the grammar says is a subset of
+ * what the schema allows, never more, and what cannot be said is refused by keyword; else the keyword is left out and named.
+ * Properties come in the order of their declaration.
  *
  * Lengths of strings are no part of the grammar, where each character would be a state with a mask of its own:
  * string-limits.ts counts them as the text arrives.
  */
-import { perigeeError } from '../errors.ts';
+import { PerigeeError, perigeeError } from '../errors.ts';
 import { anyCodePoint, complement, inJsonString, intersection } from './code-points.ts';
+import { formats } from './formats.ts';
 import {
   annotations,
   assertions,
   disjoint,
   endsSomewhere,
+  mayDeclare,
   merged,
   type Schema,
   schemaTypes,
   typesOf,
+  unenforceable,
 } from './keywords.ts';
 import { anyInteger, anyNumber, numbersBetween } from './numbers.ts';
 import { patternGrammar } from './pattern.ts';
@@ -32,13 +36,25 @@ const space = '[ ]? | "\\n" [ \\t]{0,32}';
 /** After a string only these follow; told to the library, which then decides on whole tokens while compiling. */
 const afterString = '(= [ \\n\\t]* [,}\\]:])';
 
-/** The grammar of `schema`, which may refer to its own parts; `where` names it in errors. Throws SCHEMA_INVALID, SCHEMA_UNSUPPORTED, SCHEMA_TOO_COSTLY. */
-export function schemaGrammar(schema: unknown, where = '#'): string {
-  return new SchemaGrammar(schema).text(where);
+export interface SchemaReading {
+  /** EBNF with the rule `root`. */
+  readonly grammar: string;
+  /** Keywords it leaves out; none if it had to be strict. */
+  readonly unenforced: readonly string[];
+}
+
+/**
+ * The grammar of `schema`, which may refer to its own parts; `where` names it in errors. Throws SCHEMA_INVALID,
+ * SCHEMA_TOO_COSTLY and, for keywords that cannot be enforced but must, SCHEMA_UNSUPPORTED.
+ */
+export function readSchema(schema: unknown, strict: boolean, where = '#'): SchemaReading {
+  return new SchemaGrammar(schema, strict).read(where);
 }
 
 class SchemaGrammar {
   readonly #root: unknown;
+  readonly #strict: boolean;
+  readonly #unenforced = new Set<string>();
   readonly #rules = new Rules();
   readonly #space: string;
   readonly #string: string;
@@ -50,8 +66,9 @@ class SchemaGrammar {
   #depth = 0;
   #values = 0;
 
-  constructor(root: unknown) {
+  constructor(root: unknown, strict: boolean) {
     this.#root = root;
+    this.#strict = strict;
     this.#space = this.#rules.add('space', space);
     const hex = '[0-9a-fA-F]';
     // Escaped halves of pairs would be characters that lengths count otherwise.
@@ -62,8 +79,9 @@ class SchemaGrammar {
     this.#string = rest;
   }
 
-  text(where: string): string {
-    return this.#rules.text(this.#value(this.#root, where));
+  read(where: string): SchemaReading {
+    const grammar = this.#rules.text(this.#value(this.#root, where));
+    return { grammar, unenforced: [...this.#unenforced] };
   }
 
   /** EBNF of the values of `schema`; `where` is its JSON pointer. */
@@ -84,15 +102,14 @@ class SchemaGrammar {
     if (typeof given !== 'object' || given === null || Array.isArray(given)) {
       throw perigeeError('SCHEMA_INVALID', { where, why: 'there is no schema, which is an object or a boolean' });
     }
-    const schema = given as Schema;
+    const schema = withoutTuple(given as Schema);
     for (const [keyword, value] of Object.entries(schema)) {
-      const known = assertions.get(keyword);
-      if (known === undefined) {
-        if (!annotations.has(keyword) && !keyword.startsWith('x-'))
-          this.#refuse(keyword, where, 'it is not known here');
-      } else if (!known.test(value)) {
+      const known = assertions.get(keyword) ?? unenforceable.get(keyword);
+      if (known !== undefined && !known.test(value)) {
         throw perigeeError('SCHEMA_INVALID', { where, why: `'${keyword}' must be ${known.expected}` });
       }
+      if (!assertions.has(keyword) && !annotations.has(keyword) && !keyword.startsWith('x-'))
+        this.#refuse(keyword, where, 'it is not known here');
     }
     return Object.keys(schema).some((keyword) => assertions.has(keyword)) ? schema : null;
   }
@@ -102,7 +119,10 @@ class SchemaGrammar {
     if ($ref !== undefined) return this.#reference(schema, where);
     if (allOf !== undefined) {
       const { allOf: _, ...rest } = schema;
-      return this.#value(merged([rest, ...allOf.map((part) => this.#resolved(part, where))], where), `${where}/allOf`);
+      return this.#value(
+        this.#merged([rest, ...allOf.map((part) => this.#resolved(part, where))], where),
+        `${where}/allOf`,
+      );
     }
     const branches = anyOf ?? oneOf;
     if (branches === undefined) return this.#plain(schema, where);
@@ -110,12 +130,11 @@ class SchemaGrammar {
     if (anyOf !== undefined && oneOf !== undefined) this.#refuse('oneOf', where, 'anyOf stands beside it');
     const keyword = anyOf === undefined ? 'oneOf' : 'anyOf';
     const restricts = Object.keys(rest).some((key) => assertions.has(key));
-    const full = branches.map((branch) => merged([rest, this.#resolved(branch, where)], where));
-    if (oneOf !== undefined) {
-      for (const [i, a] of full.entries()) {
-        if (full.slice(i + 1).some((b) => !disjoint(a, b, (part) => this.#resolved(part, where)))) {
-          this.#refuse(keyword, where, 'its branches may hold at the same time; anyOf is possible');
-        }
+    const full = branches.map((branch) => this.#merged([rest, this.#resolved(branch, where)], where));
+    if (anyOf === undefined) {
+      const apart = (a: Schema, b: Schema) => disjoint(a, b, (part) => this.#resolved(part, where));
+      if (full.some((a, i) => full.slice(i + 1).some((b) => !apart(a, b)))) {
+        this.#refuse(keyword, where, 'its branches may hold at the same time; anyOf is possible');
       }
     }
     // A branch that nothing is added to stays a reference, so that it may lead back here.
@@ -129,9 +148,13 @@ class SchemaGrammar {
     for (let steps = 0; schema.$ref !== undefined; steps++) {
       if (steps > mostDepth) throw perigeeError('SCHEMA_INVALID', { where, why: `'${schema.$ref}' refers to itself` });
       const { $ref, ...rest } = schema;
-      schema = merged([rest, this.#checked(this.#target($ref, where), where) ?? {}], where);
+      schema = this.#merged([rest, this.#checked(this.#target($ref, where), where) ?? {}], where);
     }
     return schema;
+  }
+
+  #merged(parts: readonly Schema[], where: string): Schema {
+    return merged(parts, where, (keyword, why) => this.#refuse(keyword, where, why));
   }
 
   #reference(schema: Schema, where: string): string {
@@ -158,7 +181,10 @@ class SchemaGrammar {
   }
 
   #target(reference: string, where: string): unknown {
-    if (!reference.startsWith('#')) this.#refuse('$ref', where, `'${reference}' is not a part of this schema`);
+    if (!reference.startsWith('#')) {
+      const why = `'${reference}' is not a part of this schema`;
+      throw perigeeError('SCHEMA_UNSUPPORTED', { keyword: '$ref', where, why });
+    }
     const at = pointed(this.#root, reference);
     if (at === undefined) throw perigeeError('SCHEMA_INVALID', { where, why: `'${reference}' refers to nothing` });
     return at;
@@ -202,7 +228,16 @@ class SchemaGrammar {
   }
 
   #number(integer: boolean, schema: Schema, where: string): string {
-    const { minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf } = schema;
+    const bound = (keyword: 'minimum' | 'maximum' | 'exclusiveMinimum' | 'exclusiveMaximum') => {
+      const value = schema[keyword];
+      if (value === undefined || Math.abs(value) <= Number.MAX_SAFE_INTEGER) return value;
+      // Neighbouring integers are one double there, and bounds mean little.
+      this.#refuse(keyword, where, `it is beyond ${Number.MAX_SAFE_INTEGER}`);
+      return undefined;
+    };
+    const { multipleOf } = schema;
+    const [minimum, maximum] = [bound('minimum'), bound('maximum')];
+    const [exclusiveMinimum, exclusiveMaximum] = [bound('exclusiveMinimum'), bound('exclusiveMaximum')];
     if (multipleOf !== undefined && multipleOf !== 1)
       this.#refuse('multipleOf', where, 'only multiples of 1 are possible');
     if ([minimum, maximum, exclusiveMinimum, exclusiveMaximum].every((bound) => bound === undefined)) {
@@ -229,17 +264,31 @@ class SchemaGrammar {
     if (pattern !== undefined && format !== undefined && formats.has(format)) {
       this.#refuse('format', where, 'a pattern stands beside it');
     }
-    return `"\\"" ${patternGrammar(this.#rules, expression, where)} "\\""`;
+    try {
+      return `"\\"" ${patternGrammar(this.#rules, expression, where)} "\\""`;
+    } catch (error) {
+      if (this.#strict || !(error instanceof PerigeeError) || error.code !== 'SCHEMA_UNSUPPORTED') throw error;
+      this.#unenforced.add('pattern');
+      return `"\\"" ${this.#string}`;
+    }
   }
 
-  #array({ items, prefixItems = [], minItems = 0, maxItems, uniqueItems }: Schema, where: string): string {
+  #array(schema: Schema, where: string): string {
+    const { items, prefixItems = [], maxItems, uniqueItems } = schema;
     if (uniqueItems === true && (maxItems === undefined || maxItems > 1)) {
       this.#refuse('uniqueItems', where, 'a grammar cannot remember the items before');
     }
-    const most = items === false ? Math.min(prefixItems.length, maxItems ?? Infinity) : (maxItems ?? Infinity);
+    let minItems = schema.minItems ?? 0;
+    let most = items === false ? Math.min(prefixItems.length, maxItems ?? Infinity) : (maxItems ?? Infinity);
     if (minItems > most) throw perigeeError('SCHEMA_INVALID', { where, why: 'minItems is more than there can be' });
-    const bound = minItems > mostItems ? 'minItems' : most !== Infinity && most > mostItems ? 'maxItems' : null;
-    if (bound !== null) this.#refuse(bound, where, `at most ${mostItems} are counted`);
+    if (minItems > mostItems) {
+      this.#refuse('minItems', where, `at most ${mostItems} are counted`);
+      minItems = mostItems;
+    }
+    if (most !== Infinity && most > mostItems) {
+      this.#refuse('maxItems', where, `at most ${mostItems} are counted`);
+      most = Infinity;
+    }
     const gap = this.#space;
     const comma = `${gap} "," ${gap}`;
     const heads = prefixItems.slice(0, most).map((item, i) => this.#inside(item, `${where}/prefixItems/${i}`));
@@ -273,7 +322,7 @@ class SchemaGrammar {
     const undeclared = required.filter((name) => !Object.hasOwn(properties, name));
     const names = [...Object.keys(properties), ...new Set(undeclared)];
     // Only what is declared, unless the schema says otherwise or declares nothing.
-    const more = additionalProperties ?? schema.properties === undefined;
+    const more = otherProperties(schema);
     if (undeclared.length > 0 && additionalProperties === false) {
       throw perigeeError('SCHEMA_INVALID', { where, why: `'${undeclared[0]}' is required, but not allowed` });
     }
@@ -336,9 +385,28 @@ class SchemaGrammar {
     return this.#any;
   }
 
-  #refuse(keyword: string, where: string, why: string): never {
-    throw perigeeError('SCHEMA_UNSUPPORTED', { keyword, where, why });
+  /** Throws if every keyword must be enforced; else the grammar goes on without this one. */
+  #refuse(keyword: string, where: string, why: string): void {
+    if (this.#strict) throw perigeeError('SCHEMA_UNSUPPORTED', { keyword, where, why });
+    this.#unenforced.add(keyword);
   }
+}
+
+/** Drafts before 2020 have a tuple in items, and in additionalItems what follows it. */
+function withoutTuple(schema: Schema): Schema {
+  if (!Array.isArray(schema.items) || schema.items.length === 0) return schema;
+  const { items, additionalItems = true, ...rest } = schema as Schema & { additionalItems?: unknown };
+  return { ...rest, prefixItems: items as readonly unknown[], items: additionalItems };
+}
+
+/** The schema of properties that are not declared, false: there are none. */
+function otherProperties(schema: Schema): unknown {
+  const { properties, additionalProperties, patternProperties } = schema;
+  // Names are not told apart by patterns: any of their schemas will do.
+  const byPattern = Object.values(patternProperties ?? {}).filter((each) => each !== false);
+  if (byPattern.length > 0) return { anyOf: [...byPattern, ...(additionalProperties ? [additionalProperties] : [])] };
+  if (additionalProperties !== undefined) return additionalProperties;
+  return properties === undefined || mayDeclare.some((keyword) => Object.hasOwn(schema, keyword));
 }
 
 /** `item` from `least` to `most` times, with `comma` between; `alone`: before each as well, unless nothing stands in front. */
@@ -348,17 +416,3 @@ function repeated(item: string, comma: string, least: number, most: number, alon
   const list = `${item} (${comma} ${item})${times(Math.max(0, least - 1), most - 1)}`;
   return least === 0 ? `(${list})?` : list;
 }
-
-/** Formats that are enforced, each by a pattern whose strings are all valid; others are annotations, as the standard has it. */
-const month = '(0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8])';
-const time = '([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,9})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)';
-const date = `\\d{4}-(${month})`;
-const octet = '(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
-const formats: ReadonlyMap<string, string> = new Map([
-  ['date', `^${date}$`],
-  ['time', `^${time}$`],
-  ['date-time', `^${date}T${time}$`],
-  ['uuid', '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'],
-  ['ipv4', `^${octet}(\\.${octet}){3}$`],
-  ['email', '^[A-Za-z0-9_-]{1,32}(\\.[A-Za-z0-9_-]{1,32}){0,3}@[A-Za-z0-9]{1,32}(\\.[A-Za-z0-9]{1,32}){1,3}$'],
-]);

@@ -2,9 +2,11 @@
  * What grammars leave out of JSON texts: lengths of strings, and that bytes are UTF-8. Follows the text, knows which parts of
  * the schema speak of the value under way, and takes tokens out of masks.
  *
- * Where several branches of the schema may hold, a string keeps to the lengths of all of them.
+ * Where several branches of the schema may hold, a string keeps to the lengths of all of them. If it need not be strict, lengths
+ * are left alone where the grammar has chosen a pattern or values, or where no string would be left.
  */
 
+import { formats } from './formats.ts';
 import type { Schema } from './keywords.ts';
 import { allows, forbid, type TokenTable } from './masks.ts';
 import { type TokenShapes, tokenShapes } from './token-shapes.ts';
@@ -48,11 +50,13 @@ export class StringLimits {
   readonly #shapes: TokenShapes;
   /** False: no string has a limit, and the text is not followed. */
   readonly #any: boolean;
+  readonly #strict: boolean;
   #place: Place | null = start;
   #utf8 = utf8Start;
 
-  constructor(schema: unknown, tokens: TokenTable) {
+  constructor(schema: unknown, strict: boolean, tokens: TokenTable) {
     this.#root = schema;
+    this.#strict = strict;
     this.#tokens = tokens;
     this.#shapes = tokenShapes(tokens);
     this.#any = /"(min|max)Length":/.test(JSON.stringify(schema));
@@ -131,7 +135,7 @@ export class StringLimits {
     switch (byte) {
       case quote:
         if (top?.keyNext) return { ...place, string: 'key', key: [], count: 0 };
-        return { ...place, string: 'value', limits: limitsOf(this.#schemasHere(top)), count: 0 };
+        return { ...place, string: 'value', limits: this.#limits(this.#schemasHere(top)), count: 0 };
       case 0x7b:
       case 0x5b: {
         const object = byte === 0x7b;
@@ -150,15 +154,22 @@ export class StringLimits {
     }
   }
 
+  #limits(schemas: readonly Schema[]): Limits | null {
+    const limits = limitsOf(schemas);
+    if (limits === null || this.#strict) return limits;
+    return limits.least > limits.most || schemas.some(hasOwnStrings) ? null : limits;
+  }
+
   /** The schemas that may speak of the value that begins in `frame`. */
   #schemasHere(frame: Frame | undefined): readonly Schema[] {
     const found = new Set<Schema>();
     if (frame === undefined) this.#collect(this.#root, found);
     for (const schema of frame?.schemas ?? []) {
-      const { properties = {}, additionalProperties, prefixItems = [], items } = schema;
+      const { properties = {}, additionalProperties, patternProperties = {}, prefixItems = [], items } = schema;
       const { place } = frame!;
-      if (typeof place === 'number') this.#collect(prefixItems[place] ?? items, found);
-      else this.#collect(Object.hasOwn(properties, place) ? properties[place] : additionalProperties, found);
+      if (typeof place === 'number') this.#collect((Array.isArray(items) ? items : prefixItems)[place] ?? items, found);
+      else if (Object.hasOwn(properties, place)) this.#collect(properties[place], found);
+      else for (const part of [additionalProperties, ...Object.values(patternProperties)]) this.#collect(part, found);
     }
     return [...found];
   }
@@ -190,13 +201,31 @@ function limitsOf(schemas: readonly Schema[]): Limits | null {
   return { least, most: Math.min(...limited.map(({ maxLength = Infinity }) => maxLength)) };
 }
 
+/** Whether the grammar spells out the strings of a schema. */
+function hasOwnStrings({ pattern, format, enum: values, const: only }: Schema): boolean {
+  return (
+    pattern !== undefined || values !== undefined || only !== undefined || (format !== undefined && formats.has(format))
+  );
+}
+
 /** What a reference within `root` points to; undefined: nothing. */
 export function pointed(root: unknown, reference: string): unknown {
   let at: unknown = root;
-  for (const part of reference.slice(1).split('/').slice(1)) {
-    const key = decodeURIComponent(part).replaceAll('~1', '/').replaceAll('~0', '~');
+  const pointer = decoded(reference.slice(1));
+  // What does not begin with a slash is the name of an anchor; these are not followed.
+  if (pointer === undefined || !/^(\/|$)/.test(pointer)) return undefined;
+  for (const part of pointer.split('/').slice(1)) {
+    const key = part.replaceAll('~1', '/').replaceAll('~0', '~');
     if (typeof at !== 'object' || at === null || !Object.hasOwn(at, key)) return undefined;
     at = (at as Record<string, unknown>)[key];
   }
   return at;
+}
+
+function decoded(fragment: string): string | undefined {
+  try {
+    return decodeURIComponent(fragment);
+  } catch {
+    return undefined;
+  }
 }

@@ -24,7 +24,7 @@ export class LogitAdjustments {
       this.#options.logitBias.length > 0 ||
       this.#seen.size > 0 ||
       (this.#penalizesCounts && this.#counts.size > 0) ||
-      this.#postponed.length > 0
+      this.postpones
     );
   }
 
@@ -33,7 +33,13 @@ export class LogitAdjustments {
     return postponed !== undefined && this.#generated < postponed.count ? postponed.tokens : [];
   }
 
-  apply(logits: Float64Array): void {
+  /** Whether ends are still put off. */
+  get postpones(): boolean {
+    return this.#postponed.length > 0;
+  }
+
+  /** `postpone`: with ends put off that are. */
+  apply(logits: Float64Array, postpone: boolean): void {
     const { logitBias, repetitionPenalty, presencePenalty, frequencyPenalty } = this.#options;
     for (const [id, bias] of logitBias) logits[id]! += bias;
     for (const id of this.#seen) {
@@ -43,7 +49,7 @@ export class LogitAdjustments {
     if (this.#penalizesCounts) {
       for (const [id, count] of this.#counts) logits[id]! -= presencePenalty + frequencyPenalty * count;
     }
-    for (const id of this.#postponed) logits[id] = Number.NEGATIVE_INFINITY;
+    if (postpone) for (const id of this.#postponed) logits[id] = Number.NEGATIVE_INFINITY;
   }
 
   record(token: number): void {

@@ -34,19 +34,24 @@ class TokenSampler implements Sampler {
   }
 
   next(logits: Float32Array, allowed: Int32Array | null = null): number {
-    const adjusted = this.#adjusted(logits, allowed);
-    const best = largest(adjusted);
+    let adjusted = this.#adjusted(logits, allowed, true);
+    let best = largest(adjusted);
+    if (best < 0 && allowed !== null && this.#adjustments.postpones) {
+      // What a constraint has brought to its end cannot be made longer.
+      adjusted = this.#adjusted(logits, allowed, false);
+      best = largest(adjusted);
+    }
     if (best < 0) throw perigeeError('NO_TOKEN_ALLOWED', {});
     const token = this.#options.temperature === 0 ? best : this.#draw(adjusted, adjusted[best]!);
     this.#adjustments.record(token);
     return token;
   }
 
-  #adjusted(logits: Float32Array, allowed: Int32Array | null): Logits {
+  #adjusted(logits: Float32Array, allowed: Int32Array | null, postpone: boolean): Logits {
     if (!this.#adjustments.any && allowed === null) return logits;
     const { adjusted } = workspaceFor(logits.length);
     adjusted.set(logits);
-    this.#adjustments.apply(adjusted);
+    this.#adjustments.apply(adjusted, postpone);
     if (allowed !== null) keepAllowed(adjusted, allowed);
     return adjusted;
   }

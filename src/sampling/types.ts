@@ -11,7 +11,7 @@ export interface SamplingOptions {
   readonly frequencyPenalty: number;
   /** Added to the logits of these token ids before anything else; -Infinity forbids a token. */
   readonly logitBias: readonly (readonly [id: number, bias: number])[];
-  /** These tokens are none of the first `count`: ends of turn, for an answer of at least that length. */
+  /** These tokens are none of the first `count`, unless a constraint leaves nothing else: ends, for an answer of that length. */
   readonly postponed?: { readonly tokens: readonly number[]; readonly count: number };
   /** Same seed, same prompt, same options: same tokens. */
   readonly seed: number;

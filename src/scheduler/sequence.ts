@@ -104,7 +104,13 @@ export class Sequence {
     this.computed = this.scoring ? 0 : this.table.adopt(this.tokens);
     if (this.started) return;
     this.#startedAt = performance.now();
-    this.events.push({ type: 'started', promptTokens: this.request.prompt.length, cachedTokens: this.computed });
+    const { unenforced = [] } = this.#constraint ?? {};
+    this.events.push({
+      type: 'started',
+      promptTokens: this.request.prompt.length,
+      cachedTokens: this.computed,
+      ...(unenforced.length > 0 && { unenforced }),
+    });
   }
 
   /** Takes over pages that others have computed meanwhile. */

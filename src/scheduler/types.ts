@@ -2,7 +2,7 @@
  * What the front asks of the engine and what it hears back. Token ids only: text, templates and stop strings are the
  * front's business. Plain data throughout, since it crosses a process boundary.
  */
-import type { ConstraintSpec } from '../constrain/types.ts';
+import type { ConstraintSpec, Unenforced } from '../constrain/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TokenLogprobs } from '../sampling/logprobs.ts';
 import type { SamplingOptions } from '../sampling/types.ts';
@@ -27,7 +27,13 @@ export interface GenerationRequest {
 export type FinishReason = 'stop' | 'length';
 
 export type GenerationEvent =
-  | { readonly type: 'started'; readonly promptTokens: number; readonly cachedTokens: number }
+  | {
+      readonly type: 'started';
+      readonly promptTokens: number;
+      readonly cachedTokens: number;
+      /** What the constraint leaves out; absent: nothing. */
+      readonly unenforced?: readonly Unenforced[];
+    }
   /** Of the prompt's next tokens, from its second on: nothing foretells the first. All come before the first `token`. */
   | { readonly type: 'prompt-logprobs'; readonly tokens: readonly TokenLogprobs[] }
   | { readonly type: 'token'; readonly token: number; readonly logprobs?: TokenLogprobs }

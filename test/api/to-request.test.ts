@@ -105,7 +105,11 @@ describe('a chat request', () => {
     [{ response_format: { type: 'json_object' } }, { kind: 'json' }],
     [
       { response_format: { type: 'json_schema', json_schema: { name: 'x', strict: true, schema: { type: 'null' } } } },
-      { kind: 'schema', schema: { type: 'null' } },
+      { kind: 'schema', schema: { type: 'null' }, strict: true },
+    ],
+    [
+      { response_format: { type: 'json_schema', json_schema: { name: 'x', schema: { type: 'null' } } } },
+      { kind: 'schema', schema: { type: 'null' }, strict: false },
     ],
     [{ tools: [f], tool_choice: 'auto' }, null],
     [{ tools: [f], tool_choice: 'required' }, { kind: 'tools' }],

@@ -7,9 +7,12 @@ afterAll(() => constraints.close());
 
 const weather = {
   name: 'get_weather',
+  strict: true,
   parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
 };
-const tools = [weather, { name: 'get_weather_map' }, { name: 'stop', parameters: { type: 'object', properties: {} } }];
+const map = { name: 'get_weather_map', strict: true };
+const stop = { name: 'stop', strict: true, parameters: { type: 'object', properties: {} } };
+const tools = [weather, map, stop];
 const auto: CallConstraint = { tools, required: false, parallel: true, firstIndex: 0 };
 const spec = (calls: Partial<CallConstraint> = {}) => ({
   answer: null,
@@ -75,14 +78,14 @@ describe('with tools', () => {
   });
 
   it('has JSON or calls where both are asked for', async () => {
-    const both = { ...spec(), answer: { schema: { type: 'object' } } };
+    const both = { ...spec(), answer: { schema: { type: 'object' }, strict: true } };
     expect(await possible(constraints, both, '{"a":1}')).toEqual(ends);
     expect(await possible(constraints, both, section(good))).toEqual(ends);
     expect((await possible(constraints, both, `{"a"${section(good)}`)).possible).toBe(false);
   });
 
   it('refuses a schema before the answer begins, though only a call would need it', async () => {
-    const bad = spec({ tools: [weather, { name: 'odd', parameters: { not: {} } }] });
+    const bad = spec({ tools: [weather, { name: 'odd', strict: true, parameters: { not: {} } }] });
     await expect(begin(constraints, bad)).rejects.toMatchObject({ code: 'SCHEMA_UNSUPPORTED' });
   });
 });
@@ -90,7 +93,7 @@ describe('with tools', () => {
 describe('the answer', () => {
   it('may be anything while the model reasons', async () => {
     const thinkEnd = tokenizer.specials.get('</think>');
-    const reasoning = { answer: { schema: { type: 'integer' } }, calls: null, reasoningOpen: true };
+    const reasoning = { answer: { schema: { type: 'integer' }, strict: true }, calls: null, reasoningOpen: true };
     expect((await possible(constraints, reasoning, 'Hmm, seven?')).possible).toBe(true);
     if (thinkEnd === undefined) return;
     expect(await possible(constraints, reasoning, 'Hmm</think>7')).toEqual(ends);

@@ -1,13 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { createConstraints } from '../../src/constrain/constraints.ts';
 import { allows } from '../../src/constrain/masks.ts';
+import { slow } from './schemas.ts';
 import { answering, begin, tokenizer, vocabularyPath } from './support.ts';
-
-/** Compiles for half a minute: a thousand states, each with most of the vocabulary before it. */
-const slow = {
-  type: 'string',
-  pattern: `^${Array.from({ length: 12 }, (_, i) => `(.{0,200}${i})`).join('|')}$`,
-};
 
 describe('a schema that takes too long', () => {
   it('is refused, and answers under way go on as if nothing had been', async () => {

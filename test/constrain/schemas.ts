@@ -219,3 +219,9 @@ function branching(depth: number): unknown {
   });
   return { $ref: '#/$defs/d0', $defs: { ...Object.fromEntries(levels), [`d${depth}`]: { type: 'null' } } };
 }
+
+/** Compiles for half a minute: a thousand states, each with most of the vocabulary before it. */
+export const slow = {
+  type: 'string',
+  pattern: `^${Array.from({ length: 12 }, (_, i) => `(.{0,200}${i})`).join('|')}$`,
+};

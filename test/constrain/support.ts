@@ -8,8 +8,8 @@ import { openTokenizer } from '../../src/tokenizer/open.ts';
 export const vocabularyPath = fileURLToPath(new URL('../fixtures/moonlight', import.meta.url));
 export const tokenizer = await openTokenizer(vocabularyPath);
 
-export const answering = (schema: unknown): ConstraintSpec => ({
-  answer: { schema },
+export const answering = (schema: unknown, strict = true): ConstraintSpec => ({
+  answer: { schema, strict },
   calls: null,
   reasoningOpen: false,
 });

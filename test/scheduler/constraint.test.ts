@@ -5,7 +5,7 @@ import { eventually } from './eventually.ts';
 import { FakeRuntime } from './fake-runtime.ts';
 import { collect, expected, hash, range, request, selection } from './requests.ts';
 
-const spec: ConstraintSpec = { answer: { schema: {} }, calls: null, reasoningOpen: false };
+const spec: ConstraintSpec = { answer: { schema: {}, strict: true }, calls: null, reasoningOpen: false };
 
 /** Allows what a test says, when it says so. */
 class ByHand implements Constraints {
@@ -17,6 +17,7 @@ class ByHand implements Constraints {
     const run = {
       mask: undefined as TokenMask | undefined,
       failure: null as unknown,
+      unenforced: [],
       accepted: [] as number[],
       closed: false,
       accept(token: number) {

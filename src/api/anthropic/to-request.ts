@@ -114,7 +114,8 @@ function toConstraint(fields: MessagesRequest): ChatConstraint | null {
   if (choice?.type === 'any') return { kind: 'tools' };
   if (choice?.type === 'tool' && choice.name !== undefined) return { kind: 'tools', name: choice.name };
   const format = formatOf(fields);
-  return format === undefined ? null : { kind: 'schema', schema: format.schema };
+  // That API's structured outputs are strict, always.
+  return format === undefined ? null : { kind: 'schema', schema: format.schema, strict: true };
 }
 
 /** Rules between fields, and what is not done here. */

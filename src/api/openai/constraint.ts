@@ -16,7 +16,8 @@ export function toAnswerConstraint(format: ResponseFormat | undefined): AnswerCo
       format.json_schema === undefined ? 'response_format.json_schema' : 'response_format.json_schema.schema';
     throw fieldInvalid(field, 'an object like {"name": "...", "schema": {...}}', format.json_schema);
   }
-  return { kind: 'schema', schema };
+  // As with OpenAI only strict promises the whole schema; as with vLLM what can be enforced is, in any case.
+  return { kind: 'schema', schema, strict: format.json_schema?.strict === true };
 }
 
 /** The same for a chat, where calls may be asked for: these then are the answer, and no text is. */

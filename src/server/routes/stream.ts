@@ -55,13 +55,18 @@ export function newIdentity(kind: 'chatcmpl' | 'cmpl', { engine, model }: Server
   };
 }
 
-/** Passes events through and notes the measures of each answer, never its words. */
+/** Passes events through and notes the measures of each answer, never its words, and once what its schemas ask in vain. */
 export async function* logged<Event extends ChatStreamEvent | TextEvent>(
   events: AsyncIterable<Indexed<Event>>,
   request: FastifyRequest,
 ): AsyncGenerator<Indexed<Event>> {
+  let told = false;
   for await (const indexed of events) {
     const [choice, event] = indexed;
+    if (event.type === 'started' && event.unenforced !== undefined && !told) {
+      told = true;
+      request.log.warn({ unenforced: event.unenforced }, 'answers are not held to some keywords of their schemas');
+    }
     if (event.type === 'finished') request.log.info({ choice, ...measures(event) }, 'generated');
     yield indexed;
   }
