@@ -47,6 +47,26 @@ test('SIGTERM lets the generation finish, then both processes end', async () => 
   expect(isAlive(engine)).toBe(false);
 });
 
+test('SIGTERM while ten streams run or wait: each is finished, then both processes end', async () => {
+  const { url, engine, client, exited } = await start();
+  let told = 0;
+  const streams = Array.from({ length: 10 }, async () => {
+    let finish: string | null | undefined;
+    for await (const chunk of await client.chat.completions.create({ ...goOn, max_tokens: 200, stream: true })) {
+      if (told++ === 0) process.kill(front.pid!, 'SIGTERM');
+      finish = chunk.choices[0]?.finish_reason ?? finish;
+    }
+    return finish;
+  });
+  // Those that came before the signal are served; one that the signal overtook is refused, not cut.
+  const endings = await Promise.all(streams.map((stream) => stream.catch((error: unknown) => error)));
+  expect(endings).toContain('length');
+  for (const ending of endings) if (ending !== 'length') expect(ending).toMatchObject({ code: 'engine_closed' });
+  expect(await exited).toEqual([0, null]);
+  expect(isAlive(engine)).toBe(false);
+  await expect(fetch(`${url}/livez`)).rejects.toThrow();
+});
+
 test('a second signal ends at once, generation or not', async () => {
   const { url, engine, client, exited } = await start();
   const stream = await client.chat.completions.create({ ...goOn, stream: true });
