@@ -28,6 +28,8 @@ import { pointed } from './string-limits.ts';
 
 const mostDepth = 64;
 const mostItems = 256;
+const mostNamed = 32;
+const mostNameCharacters = 64;
 /** Parts of the schema, those that several references repeat counted each time. */
 const mostValues = 20_000;
 
@@ -268,7 +270,7 @@ class SchemaGrammar {
       return `"\\"" ${patternGrammar(this.#rules, expression, where)} "\\""`;
     } catch (error) {
       if (this.#strict || !(error instanceof PerigeeError) || error.code !== 'SCHEMA_UNSUPPORTED') throw error;
-      this.#unenforced.add('pattern');
+      this.#refuse('pattern', where, error.message);
       return `"\\"" ${this.#string}`;
     }
   }
@@ -388,7 +390,8 @@ class SchemaGrammar {
   /** Throws if every keyword must be enforced; else the grammar goes on without this one. */
   #refuse(keyword: string, where: string, why: string): void {
     if (this.#strict) throw perigeeError('SCHEMA_UNSUPPORTED', { keyword, where, why });
-    this.#unenforced.add(keyword);
+    // The names go to logs, and unknown ones are the client's own words.
+    if (this.#unenforced.size < mostNamed) this.#unenforced.add(keyword.slice(0, mostNameCharacters));
   }
 }
 

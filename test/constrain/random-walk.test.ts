@@ -19,7 +19,7 @@ import { openTokenizer } from '../../src/tokenizer/open.ts';
 import type { Tokenizer } from '../../src/tokenizer/types.ts';
 import { FakeRuntime } from '../scheduler/fake-runtime.ts';
 import { selection } from '../scheduler/requests.ts';
-import { cases } from './schemas.ts';
+import { cases, partlyEnforced } from './schemas.ts';
 import { tokenizer, vocabularyPath } from './support.ts';
 
 const walks = Number(process.env.PERIGEE_WALKS ?? 60);
@@ -137,6 +137,15 @@ describe('a model of random logits', { timeout: 600_000 }, () => {
   afterAll(() => engine.close());
 
   it('answers with valid JSON only', () => expectValid({ engine, tokenizer }));
+
+  it('comes to an end under schemas that are not strict', async () => {
+    for (let seed = 0; seed < walks; seed++) {
+      const [schema] = partlyEnforced[seed % partlyEnforced.length]!;
+      const constraint = { kind: 'schema' as const, schema: { type: 'object', ...schema } };
+      expect(judged(await walk({ engine, tokenizer }, constraint, seed), () => true)).toMatch(/^(valid|cut)$/);
+    }
+  });
+
   it('calls declared tools with valid arguments only', () => expectValidCalls({ engine, tokenizer }));
 });
 

@@ -220,6 +220,80 @@ function branching(depth: number): unknown {
   return { $ref: '#/$defs/d0', $defs: { ...Object.fromEntries(levels), [`d${depth}`]: { type: 'null' } } };
 }
 
+const record = { patternProperties: { '^x-': { type: 'integer' } }, additionalProperties: false };
+const either = [{ properties: { a: { type: 'integer' } } }, { properties: { b: { type: 'integer' } } }];
+const condition = {
+  properties: { kind: { enum: ['a', 'b'] } },
+  required: ['kind'],
+  if: { properties: { kind: { const: 'a' } } },
+  // biome-ignore lint/suspicious/noThenProperty: JSON Schema's
+  then: { required: ['size'] },
+};
+const closed = (name: string) => ({ properties: { [name]: { type: 'null' } }, additionalProperties: false });
+
+/** Arguments that the schema allows, some that it rules out by what is kept, and the keywords that are not. */
+export const partlyEnforced: readonly (readonly [
+  schema: object,
+  allowed: string,
+  ruledOut: string | null,
+  keywords: string[],
+])[] = [
+  [record, '{"x-1": 2}', '{"x-1": "2"}', ['patternProperties']],
+  [
+    { propertyNames: { pattern: '^a' }, additionalProperties: { type: 'null' } },
+    '{"b":null}',
+    '{"b":1}',
+    ['propertyNames'],
+  ],
+  [
+    { properties: { a: { type: 'array', uniqueItems: true, items: { type: 'integer' } } } },
+    '{"a":[1,1]}',
+    '{"a":[""]}',
+    ['uniqueItems'],
+  ],
+  [
+    { properties: { a: { type: 'array', contains: { const: 1 }, maxContains: 1 } } },
+    '{"a":[2]}',
+    '{"a":2}',
+    ['contains', 'maxContains'],
+  ],
+  [{ properties: { a: { type: 'string', not: { const: 'b' } } } }, '{"a":"b"}', '{"a":1}', ['not']],
+  [condition, '{"kind":"a","size":3}', '{"size":3}', ['if', 'then']],
+  [
+    { properties: { a: { type: 'null' } }, dependentRequired: { a: ['b'] } },
+    '{"a":null,"b":1}',
+    '{"a":1}',
+    ['dependentRequired'],
+  ],
+  [
+    { properties: { a: { type: 'null' } }, unevaluatedProperties: false },
+    '{"a":null}',
+    '{"b":null}',
+    ['unevaluatedProperties'],
+  ],
+  [{ properties: { a: { type: 'number', multipleOf: 0.01, maximum: 9 } } }, '{"a":0.125}', '{"a":10}', ['multipleOf']],
+  [{ properties: { a: { type: 'integer', minimum: 1, maximum: 2 ** 63 } } }, '{"a":1000}', '{"a":0}', ['maximum']],
+  [
+    { properties: { a: { type: 'string', pattern: '^[a-z]{2}$', minLength: 3 } } },
+    '{"a":"xy"}',
+    '{"a":"x"}',
+    ['minLength'],
+  ],
+  [
+    { properties: { a: { type: 'string', pattern: '^(?!x)', maxLength: 2 } } },
+    '{"a":"xyz"}',
+    '{"a":1}',
+    ['maxLength', 'pattern'],
+  ],
+  [{ properties: { a: { type: 'string', pattern: '^\\-$' } } }, '{"a":"-"}', '{"a":1}', ['pattern']],
+  [{ properties: { a: { type: 'string', enum: ['x', 'yy'], minLength: 2 } } }, '{"a":"x"}', '{"a":"z"}', ['minLength']],
+  [{ oneOf: either }, '{"a":1}', '{"a":"1"}', ['oneOf']],
+  [{ properties: { a: { type: 'array', maxItems: 1000, minItems: 1 } } }, '{"a":[1]}', '{"a":[]}', ['maxItems']],
+  [{ allOf: [closed('a'), closed('b')] }, '{"a":null,"b":null}', '{"c":1}', ['additionalProperties']],
+  [{ minProperties: 2, properties: { a: { type: 'null' } } }, '{"a":null}', '{"a":1}', ['minProperties']],
+  [{ properties: { a: { type: 'null', frobnicate: true } } }, '{"a":null}', '{"a":1}', ['frobnicate']],
+];
+
 /** Compiles for half a minute: a thousand states, each with most of the vocabulary before it. */
 export const slow = {
   type: 'string',

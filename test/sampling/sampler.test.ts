@@ -229,3 +229,23 @@ describe('the seed', () => {
     expect(mixed).toEqual(alone);
   });
 });
+
+describe('ends that are put off', () => {
+  const options = { ...neutralSampling, temperature: 0, postponed: { tokens: [2], count: 2 } };
+  const logits = Float32Array.of(1, 0, 5);
+
+  it('are none of the first tokens', () => {
+    const sampler = createSampler(options, []);
+    expect([1, 2, 3].map(() => sampler.next(logits))).toEqual([0, 0, 2]);
+  });
+
+  it('come earlier where nothing else is allowed', () => {
+    expect(createSampler(options, []).next(logits, Int32Array.of(0b100))).toBe(2);
+    expect(createSampler(options, []).next(logits, Int32Array.of(0b110))).toBe(1);
+  });
+
+  it('stay forbidden where a bias forbids them', () => {
+    const sampler = createSampler({ ...options, logitBias: [[2, -Infinity]] }, []);
+    expect(() => sampler.next(logits, Int32Array.of(0b100))).toThrow('No token can be chosen');
+  });
+});

@@ -7,12 +7,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 let server: ChildProcess;
+let said = '';
 let client: OpenAI;
 
 beforeAll(async () => {
   server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
   const url = await new Promise<string>((resolve, reject) => {
-    let said = '';
     server.stderr?.on('data', (chunk: Buffer) => {
       said += chunk;
       const ready = /is ready at (http:\S+)\/v1/.exec(said);
@@ -135,6 +135,60 @@ describe('tool_choice', () => {
     const [made] = choices[0]!.message.tool_calls!;
     const { x } = JSON.parse((made as { function: { arguments: string } }).function.arguments);
     expect([1, 2, 3]).toContain(x);
+  });
+});
+
+describe('keywords that no grammar is made of', () => {
+  const odd = { type: 'object', properties: { name: { type: 'string', not: { const: 'x' } } }, propertyNames: {} };
+  const strictly = (strict: boolean) => ({
+    tools: [
+      tool('find_animal'),
+      { type: 'function' as const, function: { name: 'note_oddity', strict, parameters: odd } },
+    ],
+    max_tokens: 5,
+  });
+  const refused = (param: string) => ({ status: 400, code: 'schema_unsupported', param });
+
+  test('of a tool are left out, and named in one line of the log without the prompt', async () => {
+    const before = said.length;
+    const message = { role: 'user' as const, content: 'A secret otter.' };
+    await client.chat.completions.create({ ...base, ...strictly(false), n: 2, messages: [message] });
+    const lines = said.slice(before).split('\n');
+    const told = lines.filter((line) => line.includes('unenforced'));
+    expect(told).toHaveLength(1);
+    expect(JSON.parse(told[0]!)).toMatchObject({
+      reqId: expect.any(String),
+      unenforced: [{ tool: 'note_oddity', keywords: ['propertyNames', 'not'] }],
+    });
+    expect(told[0]).not.toContain('secret');
+  });
+
+  test('are refused by name and field where the whole schema is promised', async () => {
+    const field = 'tools.1.function.parameters';
+    const { create } = client.chat.completions;
+    const ask = (more: object) => create.call(client.chat.completions, { ...base, ...more } as never);
+    await expect(ask(strictly(true))).rejects.toMatchObject(refused(field));
+    await expect(ask({ ...strictly(true), stream: true })).rejects.toMatchObject(refused(field));
+    await expect(ask({ ...strictly(false), tool_choice: 'required' })).rejects.toMatchObject(refused(field));
+    const named = { type: 'function', function: { name: 'note_oddity' } };
+    await expect(ask({ ...strictly(false), tool_choice: named })).rejects.toMatchObject(refused(field));
+    const format = { type: 'json_schema', json_schema: { name: 'odd', strict: true, schema: odd } };
+    await expect(ask({ response_format: format })).rejects.toMatchObject(refused('response_format.json_schema.schema'));
+  });
+
+  test('of a schema that is not strict are left out', async () => {
+    const { choices } = await client.chat.completions.create({ ...base, response_format: format(odd) });
+    if (choices[0]!.finish_reason === 'stop') expect(typeof JSON.parse(choices[0]!.message.content!)).toBe('object');
+    else expect(choices[0]!.message.content).toMatch(/^\s*\{/);
+  });
+});
+
+describe('min_tokens', () => {
+  test('does not ask more of JSON than there can be', async () => {
+    const wanted = { ...base, response_format: format({ enum: [true] }), min_tokens: 50 };
+    const { choices } = await client.chat.completions.create(wanted);
+    expect(choices[0]!.message.content).toBe('true');
+    expect(choices[0]!.finish_reason).toBe('stop');
   });
 });
 
