@@ -141,6 +141,7 @@ describe('Nano', () => {
                     additionalProperties: false,
                   },
                 },
+                metadata: { type: 'object', propertyNames: { type: 'string' }, additionalProperties: {} },
                 run: { type: 'boolean', default: false },
               },
               required: ['url'],
