@@ -159,6 +159,15 @@ describe('a deadline', () => {
   });
 });
 
+test('a text of ten megabytes is counted, not fed to the model: 400', async () => {
+  server = await startLocal();
+  const messages = [{ role: 'user', content: 'word '.repeat(2e6) }];
+  const { status, body } = await postJson(server.url + path, { model: modelId, messages });
+  expect(status).toBe(400);
+  expect(body.error.code).toBe('context_length_exceeded');
+  await helloAnswers();
+});
+
 describe('the log', () => {
   test('is JSON lines of bounded length, whatever clients send', async () => {
     server = await startLocal();
