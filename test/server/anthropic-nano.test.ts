@@ -158,11 +158,17 @@ describe('Nano', () => {
     expect(text).toMatch(/event: message_stop\ndata: .*\n\n$/);
   });
 
-  test('a schema that cannot be kept is refused', async () => {
-    const tools = [{ ...weather, input_schema: { type: 'object' as const, properties: { x: { type: 'hiccup' } } } }];
-    for (const stream of [false, true]) {
-      const refused = client.messages.create({ ...base, stream, messages: [user('Hi')], tools });
-      await expect(refused).rejects.toMatchObject({ status: 400, type: 'invalid_request_error' });
+  test('a schema that means nothing is refused, and of a strict tool also one that cannot be kept', async () => {
+    const nonsense = { ...weather, input_schema: { type: 'object' as const, properties: { x: { type: 'hiccup' } } } };
+    const properties = { x: { type: 'object', propertyNames: { type: 'string', pattern: '^a' } } };
+    const unkept = { ...weather, strict: true, input_schema: { type: 'object' as const, properties } };
+    for (const tool of [nonsense, unkept]) {
+      for (const stream of [false, true]) {
+        const refused = client.messages.create({ ...base, stream, messages: [user('Hi')], tools: [tool] });
+        await expect(refused).rejects.toMatchObject({ status: 400, type: 'invalid_request_error' });
+      }
     }
+    const loose = { ...unkept, strict: false };
+    expect((await client.messages.create({ ...base, messages: [user('Hi')], tools: [loose] })).type).toBe('message');
   });
 });

@@ -45,6 +45,7 @@ const tool = Type.Object(
     name: Type.String({ minLength: 1, maxLength: 256, description: 'a name of 1 to 256 characters' }),
     description: optional(text()),
     input_schema: optional(jsonObject('a JSON schema')),
+    strict: optional(flag),
   },
   { description: 'a tool like {"name": "...", "input_schema": {...}}' },
 );

@@ -93,7 +93,7 @@ function toPrompt(fields: CountTokensRequest, tokenizer: Tokenizer) {
 }
 
 function toTool(tool: NonNullable<CountTokensRequest['tools']>[number], index: number): Tool {
-  const { type = 'custom', name, description, input_schema } = tool;
+  const { type = 'custom', name, description, input_schema, strict } = tool;
   if (type !== 'custom') {
     const field = `tools.${index}.type`;
     const advice = "Tools that run at Anthropic or come with its models are not here. Declare one with 'input_schema'.";
@@ -101,8 +101,13 @@ function toTool(tool: NonNullable<CountTokensRequest['tools']>[number], index: n
   }
   if (input_schema === undefined) throw fieldInvalid(`tools.${index}.input_schema`, 'a JSON schema', undefined);
   const parameters = input_schema.type === undefined ? { type: 'object', ...input_schema } : input_schema;
-  const described = description === undefined ? { name, parameters } : { name, description, parameters };
-  return { name, declaration: { type: 'function', function: described } };
+  const declared = {
+    name,
+    ...(description !== undefined && { description }),
+    parameters,
+    ...(strict !== undefined && { strict }),
+  };
+  return { name, declaration: { type: 'function', function: declared } };
 }
 
 function formatOf({ output_config, output_format }: CountTokensRequest) {
