@@ -121,3 +121,11 @@ export function inJsonString(set: CodePoints): string | null {
 function ranges(set: CodePoints): string {
   return set.map(([from, to]) => (from === to ? codeEscape(from) : `${codeEscape(from)}-${codeEscape(to)}`)).join('');
 }
+
+/** What a string may begin with, unescaped, that begins like none of `names`. */
+export function unlike(names: readonly string[]): CodePoints {
+  const firsts = names.filter((name) => name !== '').map((name) => name.codePointAt(0)!);
+  const taken = [...new Set(firsts)].sort((a, b) => a - b).map((code) => [code, code] as const);
+  const escaped = [[0, 0x1f] as const, [0x22, 0x22] as const, [0x5c, 0x5c] as const];
+  return intersection(intersection(anyCodePoint, complement(taken)), complement(escaped));
+}

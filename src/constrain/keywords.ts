@@ -128,7 +128,7 @@ export const unenforceable: ReadonlyMap<string, Expected> = new Map<string, Expe
 ]);
 
 /** Of these, the ones that may speak of properties that nothing declares beside them. */
-export const mayDeclare = ['if', 'dependentRequired', 'dependentSchemas', 'dependencies'];
+const mayDeclare = ['if', 'dependentRequired', 'dependentSchemas', 'dependencies'];
 
 /** Keywords that restrict nothing by themselves. */
 export const annotations: ReadonlySet<string> = new Set([
@@ -158,6 +158,23 @@ export const annotations: ReadonlySet<string> = new Set([
   // Beside a tuple in items it is read; else it says nothing.
   'additionalItems',
 ]);
+
+/** Drafts before 2020 have a tuple in items, and in additionalItems what follows it. */
+export function withoutTuple(schema: Schema): Schema {
+  if (!Array.isArray(schema.items) || schema.items.length === 0) return schema;
+  const { items, additionalItems = true, ...rest } = schema as Schema & { additionalItems?: unknown };
+  return { ...rest, prefixItems: items as readonly unknown[], items: additionalItems };
+}
+
+/** The schema of properties that are not declared, false: there are none. */
+export function otherProperties(schema: Schema): unknown {
+  const { properties, additionalProperties, patternProperties } = schema;
+  // Names are not told apart by patterns: any of their schemas will do.
+  const byPattern = Object.values(patternProperties ?? {}).filter((each) => each !== false);
+  if (byPattern.length > 0) return { anyOf: [...byPattern, ...(additionalProperties ? [additionalProperties] : [])] };
+  if (additionalProperties !== undefined) return additionalProperties;
+  return properties === undefined || mayDeclare.some((keyword) => Object.hasOwn(schema, keyword));
+}
 
 export function schemaTypes({ type }: Schema): readonly string[] {
   if (type === undefined) return allTypes;

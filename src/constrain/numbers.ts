@@ -3,6 +3,7 @@
  * next digit, any other is free. Numbers have at most 18 digits on either side of the point, so that reading them as doubles
  * never overflows.
  */
+import type { Refuse, Schema } from './keywords.ts';
 import type { Rules } from './rules.ts';
 
 const mostDigits = 18;
@@ -14,6 +15,24 @@ export const anyNumber = `${anyInteger} ("." [0-9]{1,18})? ([eE] [-+]? [0-9]{1,2
 interface Magnitude {
   readonly whole: string;
   readonly fraction: string;
+}
+
+/** Between which values a number (or integer) of `schema` may lie, both inclusive. */
+export function bounds(schema: Schema, integer: boolean, refuse: Refuse): { least: number; most: number } {
+  const given = (keyword: 'minimum' | 'maximum' | 'exclusiveMinimum' | 'exclusiveMaximum') => {
+    const value = schema[keyword];
+    if (value === undefined || Math.abs(value) <= Number.MAX_SAFE_INTEGER) return value;
+    // Neighbouring integers are one double there, and bounds mean little.
+    refuse(keyword, `it is beyond ${Number.MAX_SAFE_INTEGER}`);
+    return undefined;
+  };
+  // The nearest number beyond an excluded one that is surely another double: a subset of what the schema allows.
+  const step = (bound: number) => (integer ? (Number.isInteger(bound) ? 1 : 0) : Math.abs(bound) < 1e6 ? 1e-6 : 1);
+  const [below, above] = [given('exclusiveMaximum'), given('exclusiveMinimum')];
+  return {
+    least: Math.max(given('minimum') ?? -Infinity, above === undefined ? -Infinity : above + step(above)),
+    most: Math.min(given('maximum') ?? Infinity, below === undefined ? Infinity : below - step(below)),
+  };
 }
 
 /** The numbers (or integers) x with least <= x <= most, either of which may be infinite; null if there are none. */

@@ -59,3 +59,11 @@ function escapeCharacter(character: string): string {
 export function codeEscape(code: number): string {
   return `\\U${code.toString(16).padStart(8, '0')}`;
 }
+
+/** `item` from `least` to `most` times, with `comma` between; `alone`: before each as well, unless nothing stands in front. */
+export function repeated(item: string, comma: string, least: number, most: number, alone: boolean): string {
+  const times = (from: number, to: number) => `{${from},${to === Infinity ? '' : to}}`;
+  if (!alone) return `(${comma} ${item})${times(least, most)}`;
+  const list = `${item} (${comma} ${item})${times(Math.max(0, least - 1), most - 1)}`;
+  return least === 0 ? `(${list})?` : list;
+}

@@ -7,23 +7,24 @@
  * string-limits.ts counts them as the text arrives.
  */
 import { PerigeeError, perigeeError } from '../errors.ts';
-import { anyCodePoint, complement, inJsonString, intersection } from './code-points.ts';
+import { inJsonString, unlike } from './code-points.ts';
 import { formats } from './formats.ts';
 import {
   annotations,
   assertions,
   disjoint,
   endsSomewhere,
-  mayDeclare,
   merged,
+  otherProperties,
   type Schema,
   schemaTypes,
   typesOf,
   unenforceable,
+  withoutTuple,
 } from './keywords.ts';
-import { anyInteger, anyNumber, numbersBetween } from './numbers.ts';
+import { anyInteger, anyNumber, bounds, numbersBetween } from './numbers.ts';
 import { patternGrammar } from './pattern.ts';
-import { literal, Rules } from './rules.ts';
+import { literal, Rules, repeated } from './rules.ts';
 import { pointed } from './string-limits.ts';
 
 const mostDepth = 64;
@@ -230,26 +231,11 @@ class SchemaGrammar {
   }
 
   #number(integer: boolean, schema: Schema, where: string): string {
-    const bound = (keyword: 'minimum' | 'maximum' | 'exclusiveMinimum' | 'exclusiveMaximum') => {
-      const value = schema[keyword];
-      if (value === undefined || Math.abs(value) <= Number.MAX_SAFE_INTEGER) return value;
-      // Neighbouring integers are one double there, and bounds mean little.
-      this.#refuse(keyword, where, `it is beyond ${Number.MAX_SAFE_INTEGER}`);
-      return undefined;
-    };
     const { multipleOf } = schema;
-    const [minimum, maximum] = [bound('minimum'), bound('maximum')];
-    const [exclusiveMinimum, exclusiveMaximum] = [bound('exclusiveMinimum'), bound('exclusiveMaximum')];
     if (multipleOf !== undefined && multipleOf !== 1)
       this.#refuse('multipleOf', where, 'only multiples of 1 are possible');
-    if ([minimum, maximum, exclusiveMinimum, exclusiveMaximum].every((bound) => bound === undefined)) {
-      return integer ? anyInteger : anyNumber;
-    }
-    // The nearest number beyond an excluded one that is surely another double: a subset of what the schema allows.
-    const step = (bound: number) => (integer ? (Number.isInteger(bound) ? 1 : 0) : Math.abs(bound) < 1e6 ? 1e-6 : 1);
-    const above = exclusiveMinimum === undefined ? -Infinity : exclusiveMinimum + step(exclusiveMinimum);
-    const below = exclusiveMaximum === undefined ? Infinity : exclusiveMaximum - step(exclusiveMaximum);
-    const [least, most] = [Math.max(minimum ?? -Infinity, above), Math.min(maximum ?? Infinity, below)];
+    const { least, most } = bounds(schema, integer, (keyword, why) => this.#refuse(keyword, where, why));
+    if (least === -Infinity && most === Infinity) return integer ? anyInteger : anyNumber;
     const found = numbersBetween(this.#rules, least, most, integer);
     if (found === null) throw perigeeError('SCHEMA_INVALID', { where, why: 'no number lies between its bounds' });
     return found;
@@ -261,8 +247,9 @@ class SchemaGrammar {
       throw perigeeError('SCHEMA_INVALID', { where, why: 'minLength is more than maxLength' });
     }
     if (expression === undefined) return `"\\"" ${this.#string}`;
-    const limit = minLength !== undefined ? 'minLength' : maxLength !== undefined ? 'maxLength' : null;
-    if (limit !== null) this.#refuse(limit, where, 'a pattern or format stands beside it');
+    const beside = 'a pattern or format stands beside it';
+    if (minLength !== undefined) this.#refuse('minLength', where, beside);
+    if (maxLength !== undefined) this.#refuse('maxLength', where, beside);
     if (pattern !== undefined && format !== undefined && formats.has(format)) {
       this.#refuse('format', where, 'a pattern stands beside it');
     }
@@ -325,7 +312,7 @@ class SchemaGrammar {
     const names = [...Object.keys(properties), ...new Set(undeclared)];
     // Only what is declared, unless the schema says otherwise or declares nothing.
     const more = otherProperties(schema);
-    if (undeclared.length > 0 && additionalProperties === false) {
+    if (undeclared.length > 0 && additionalProperties === false && more === false) {
       throw perigeeError('SCHEMA_INVALID', { where, why: `'${undeclared[0]}' is required, but not allowed` });
     }
     if (minProperties > required.length) this.#refuse('minProperties', where, 'properties are not counted');
@@ -339,7 +326,7 @@ class SchemaGrammar {
       name,
       pair: pair(
         literal(JSON.stringify(name)),
-        this.#inside(this.#property(schema, name), `${where}/properties/${name}`),
+        this.#inside(Object.hasOwn(properties, name) ? properties[name] : more || true, `${where}/properties/${name}`),
       ),
     }));
     const extra =
@@ -356,27 +343,10 @@ class SchemaGrammar {
     return `"{" ${gap} ${first} ${gap} "}"`;
   }
 
-  #property({ properties = {}, additionalProperties = true }: Schema, name: string): unknown {
-    return Object.hasOwn(properties, name) ? properties[name] : additionalProperties;
-  }
-
   /** A key that surely is none of `names`: it begins like none of them, unescaped. */
   #otherKey(names: readonly string[]): string {
     if (names.length === 0) return `"\\"" ${this.#string}`;
-    const taken = names.filter((name) => name !== '').map((name) => name.codePointAt(0)!);
-    const others = intersection(
-      anyCodePoint,
-      complement([...new Set(taken)].sort((a, b) => a - b).map((code) => [code, code])),
-    );
-    const plain = intersection(
-      others,
-      complement([
-        [0, 0x1f],
-        [0x22, 0x22],
-        [0x5c, 0x5c],
-      ]),
-    );
-    return `"\\"" ${inJsonString(plain)} ${this.#string}`;
+    return `"\\"" ${inJsonString(unlike(names))} ${this.#string}`;
   }
 
   #anything(): string {
@@ -393,29 +363,4 @@ class SchemaGrammar {
     // The names go to logs, and unknown ones are the client's own words.
     if (this.#unenforced.size < mostNamed) this.#unenforced.add(keyword.slice(0, mostNameCharacters));
   }
-}
-
-/** Drafts before 2020 have a tuple in items, and in additionalItems what follows it. */
-function withoutTuple(schema: Schema): Schema {
-  if (!Array.isArray(schema.items) || schema.items.length === 0) return schema;
-  const { items, additionalItems = true, ...rest } = schema as Schema & { additionalItems?: unknown };
-  return { ...rest, prefixItems: items as readonly unknown[], items: additionalItems };
-}
-
-/** The schema of properties that are not declared, false: there are none. */
-function otherProperties(schema: Schema): unknown {
-  const { properties, additionalProperties, patternProperties } = schema;
-  // Names are not told apart by patterns: any of their schemas will do.
-  const byPattern = Object.values(patternProperties ?? {}).filter((each) => each !== false);
-  if (byPattern.length > 0) return { anyOf: [...byPattern, ...(additionalProperties ? [additionalProperties] : [])] };
-  if (additionalProperties !== undefined) return additionalProperties;
-  return properties === undefined || mayDeclare.some((keyword) => Object.hasOwn(schema, keyword));
-}
-
-/** `item` from `least` to `most` times, with `comma` between; `alone`: before each as well, unless nothing stands in front. */
-function repeated(item: string, comma: string, least: number, most: number, alone: boolean): string {
-  const times = (from: number, to: number) => `{${from},${to === Infinity ? '' : to}}`;
-  if (!alone) return `(${comma} ${item})${times(least, most)}`;
-  const list = `${item} (${comma} ${item})${times(Math.max(0, least - 1), most - 1)}`;
-  return least === 0 ? `(${list})?` : list;
 }

@@ -238,6 +238,14 @@ export const partlyEnforced: readonly (readonly [
   ruledOut: string | null,
   keywords: string[],
 ])[] = [
+  [{ ...record, required: ['x-1'] }, '{"x-1":1}', '{}', ['patternProperties']],
+  [
+    { properties: { a: { type: 'string', pattern: '^a+$', minLength: 1, maxLength: 2 } } },
+    '{"a":"aaa"}',
+    '{"a":"b"}',
+    ['minLength', 'maxLength'],
+  ],
+
   [record, '{"x-1": 2}', '{"x-1": "2"}', ['patternProperties']],
   [
     { propertyNames: { pattern: '^a' }, additionalProperties: { type: 'null' } },
