@@ -82,6 +82,19 @@ describe('with a key', () => {
     expect(await response.json()).toMatchObject({ error: { type: 'authentication_error', code: 'invalid_api_key' } });
   });
 
+  test('every route there is refuses who has none, but for health', async () => {
+    const authorization = 'Bearer open-sesame';
+    const { body } = await ask(`${server.url}/openapi.json`, { headers: { authorization } });
+    const open: string[] = [];
+    for (const [path, methods] of Object.entries<object>(body.paths)) {
+      for (const method of Object.keys(methods)) {
+        const { status } = await fetch(server.url + path.replace(/\{.*\}/, 'x'), { method: method.toUpperCase() });
+        if (status !== 401) open.push(path);
+      }
+    }
+    expect(open.toSorted()).toEqual(['/health', '/livez', '/readyz']);
+  });
+
   test('as a bearer token or in x-api-key, and whole', async () => {
     expect(await status('/v1/models', { authorization: 'Bearer open-sesame' })).toBe(200);
     expect(await status('/v1/models', { 'x-api-key': 'open-sesame' })).toBe(200);

@@ -136,7 +136,7 @@ describe('routes', () => {
 
   test('unknown: 404', async () => {
     expectError(await to('GET', '/v2/chat?key=1'), 404, { code: 'route_unknown' });
-    expectError(await to('POST', '/'), 404);
+    expectError(await to('POST', '/nothing'), 404);
   });
 
   test('known with another method: 405 that says which', async () => {
