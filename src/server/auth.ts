@@ -54,7 +54,8 @@ export class WrongKeys {
 
 /** Throws HOST_NEEDS_KEY when the address would be reachable from elsewhere and nothing guards it. */
 export function checkHost(host: string, apiKey: string | undefined, insecure: boolean): void {
-  if (apiKey === undefined && !insecure && !isLoopback(host)) throw perigeeError('HOST_NEEDS_KEY', { host });
+  // An empty key is one that everybody has.
+  if (!apiKey && !insecure && !isLoopback(host)) throw perigeeError('HOST_NEEDS_KEY', { host });
 }
 
 function isLoopback(host: string): boolean {

@@ -112,9 +112,11 @@ describe('with a key', () => {
 
 test('an address that others can reach needs a key, or the word that it may be open', () => {
   for (const host of ['0.0.0.0', '::', '192.168.1.5', 'example.org']) {
-    expect(() => checkHost(host, undefined, false)).toThrow(
-      expect.objectContaining({ code: 'HOST_NEEDS_KEY', exitCode: 2 }),
-    );
+    for (const none of [undefined, '']) {
+      expect(() => checkHost(host, none, false)).toThrow(
+        expect.objectContaining({ code: 'HOST_NEEDS_KEY', exitCode: 2 }),
+      );
+    }
     checkHost(host, 'key', false);
     checkHost(host, undefined, true);
   }
