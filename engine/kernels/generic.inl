@@ -1,7 +1,6 @@
 // The fast kernels, once, over the SIMD layer. Each table's .cc includes this inside its own translation unit, so that
 // every instantiation sees that table's operations.
 #include <type_traits>
-#include <utility>
 
 #include "../math.h"
 #include "../quant/activation.h"

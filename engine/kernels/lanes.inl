@@ -54,9 +54,11 @@ PERIGEE_INLINE const uint8_t* activation(const MatmulArgs& a, uint32_t i) {
   return a.x + a.x_stride * (a.x_rows ? uint32_t(a.x_rows[i]) : i);
 }
 
-// Calls body with the constants 0 .. kCount - 1.
-template <int kCount, typename Body>
+// Calls body with the constants kFrom .. kCount - 1.
+template <int kCount, int kFrom = 0, typename Body>
 PERIGEE_INLINE void repeat(Body body) {
-  [&]<int... kI>(std::integer_sequence<int, kI...>) { (body(std::integral_constant<int, kI>()), ...); }
-  (std::make_integer_sequence<int, kCount>());
+  if constexpr (kFrom < kCount) {
+    body(std::integral_constant<int, kFrom>());
+    repeat<kCount, kFrom + 1>(body);
+  }
 }
