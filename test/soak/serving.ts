@@ -1,7 +1,9 @@
 /** `perigee serve` as a process of its own, and what the system says of it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
@@ -17,6 +19,8 @@ export interface Health {
 /** What must be as before when the work is done. */
 export interface Footprint {
   readonly megabytes: number;
+  /** Of a snapshot of what is alive in JavaScript: memory that is merely not yet collected is not in it. */
+  readonly heapMegabytes: number;
   readonly files: number;
   readonly threads: number;
 }
@@ -24,16 +28,22 @@ export interface Footprint {
 export class Serving {
   readonly url: string;
   readonly #process: ChildProcess;
+  /** Where heap snapshots go. */
+  readonly #folder: string;
 
-  private constructor(process: ChildProcess, url: string) {
+  private constructor(process: ChildProcess, url: string, folder: string) {
     this.#process = process;
+    this.#folder = folder;
     this.url = url;
   }
 
   /** Starts it on a free port with Nano. Its log goes nowhere: the front's own errors are seen by its clients. */
   static async start(): Promise<Serving> {
+    const folder = mkdtempSync(join(tmpdir(), 'perigee-soak-'));
+    // The engine process inherits these.
+    const flags = ['--heapsnapshot-signal=SIGUSR2', `--diagnostic-dir=${folder}`];
     const args = [main, 'serve', '--port', '0', '--queue-length', '512'];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'pipe'] });
+    const child = spawn(process.execPath, [...flags, ...args], { stdio: ['ignore', 'inherit', 'pipe'] });
     const url = await new Promise<string>((resolve, reject) => {
       let said = '';
       child.stderr?.on('data', (chunk: Buffer) => {
@@ -43,7 +53,7 @@ export class Serving {
       });
       child.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
     });
-    return new Serving(child, url);
+    return new Serving(child, url, folder);
   }
 
   get front(): number {
@@ -75,16 +85,32 @@ export class Serving {
   async end(): Promise<number | null> {
     const exited = once(this.#process, 'exit') as Promise<[number | null]>;
     this.#process.kill('SIGTERM');
-    return (await exited)[0];
+    const [code] = await exited;
+    rmSync(this.#folder, { recursive: true });
+    return code;
   }
-}
 
-export function footprint(pid: number): Footprint {
-  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-  const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]);
-  return {
-    megabytes: Math.round(field('VmRSS') / 1024),
-    files: readdirSync(`/proc/${pid}/fd`).length,
-    threads: field('Threads'),
-  };
+  async footprint(pid: number): Promise<Footprint> {
+    const files = readdirSync(`/proc/${pid}/fd`).length;
+    const heapMegabytes = Math.round((await this.#heapBytes(pid)) / 1e5) / 10;
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]);
+    return { megabytes: Math.round(field('VmRSS') / 1024), heapMegabytes, files, threads: field('Threads') };
+  }
+
+  async #heapBytes(pid: number): Promise<number> {
+    process.kill(pid, 'SIGUSR2');
+    for (let last = -1; ; ) {
+      await sleep(1000);
+      const [name] = readdirSync(this.#folder);
+      if (name === undefined) continue;
+      const file = join(this.#folder, name);
+      const { size } = statSync(file);
+      if (size > 0 && size === last) {
+        rmSync(file);
+        return size;
+      }
+      last = size;
+    }
+  }
 }
