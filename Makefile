@@ -71,7 +71,7 @@ build/core-relaxed.wasm: $(RELAXED)
 # --- the native addon: the same core, one object per instruction set, the CPU asked at run time -------------------------
 NATIVE_CXX ?= g++
 NAPI := node_modules/node-api-headers/include
-NATIVE_CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-rtti -fPIC -fvisibility=hidden -Wall -Wextra -Werror \
+NATIVE_CXXFLAGS := -std=c++20 -O3 -ffp-contract=off -fno-math-errno -fno-rtti -fPIC -fvisibility=hidden -Wall -Wextra -Werror \
   -MMD -MP -pthread
 # Only libc is needed where the addon is loaded. nodelete: Node unloads addons with the worker that loaded them, but a signal
 # handler must stay.
