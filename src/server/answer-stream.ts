@@ -49,6 +49,8 @@ export class AnswerStream {
   /** Ends the stream as the dialect's clients expect it. */
   async done(): Promise<void> {
     await this.#write(this.#dialect.end);
+    // Its end may wait long for a slow client, and nothing may be written behind it.
+    clearInterval(this.#ping);
     this.#response.end();
   }
 

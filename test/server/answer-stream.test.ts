@@ -2,7 +2,7 @@ import { get, type IncomingMessage } from 'node:http';
 import Fastify from 'fastify';
 import { expect, test, vi } from 'vitest';
 import { AnswerStream } from '../../src/server/answer-stream.ts';
-import { openAi } from '../../src/server/dialects.ts';
+import { anthropic, type Dialect, ollama, openAi } from '../../src/server/dialects.ts';
 import { eventually } from '../scheduler/eventually.ts';
 
 const event = { text: 'x'.repeat(2 ** 20) };
@@ -77,3 +77,43 @@ test('a client that takes nothing for a minute is dropped', async () => {
   await eventually(() => expect(dropped).toBe(true));
   await app.close();
 });
+
+test.each<[string, Dialect, string]>([
+  ['OpenAI', openAi, ': ping\n\n'],
+  ['Anthropic', anthropic, 'event: ping\ndata: {"type":"ping"}\n\n'],
+  ['Ollama', ollama, ''],
+])(
+  'a silent stream of %s says that it lives, as its clients understand it, until it has ended',
+  async (_name, dialect, ping) => {
+    let started = () => {};
+    const silent = new Promise<void>((resolve) => {
+      started = resolve;
+    });
+    let finish = () => {};
+    const failures: unknown[] = [];
+    const app = Fastify();
+    app.get('/', async (_request, reply) => {
+      const stream = new AnswerStream(reply, dialect);
+      reply.raw.on('error', (error) => failures.push(error));
+      const finished = new Promise<void>((resolve) => {
+        finish = resolve;
+      });
+      started();
+      await finished;
+      await stream.done();
+      // The client may not have taken the end yet.
+      vi.advanceTimersByTime(10_000);
+      return reply;
+    });
+    const url = await app.listen({ port: 0 });
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+    const answer = fetch(url).then((response) => response.text());
+    await silent;
+    vi.advanceTimersByTime(20_000);
+    finish();
+    expect(await answer).toBe(ping + ping + dialect.end);
+    vi.useRealTimers();
+    await app.close();
+    expect(failures).toEqual([]);
+  },
+);
