@@ -127,6 +127,25 @@ describe('a chat request', () => {
     expect(read({ stream: true, stream_options: { include_usage: null } }).includeUsage).toBe(false);
   });
 
+  it('takes null as absent inside formats and calls, where it is no data', () => {
+    const call = { index: null, id: null, type: null, function: { name: 'f', arguments: null } };
+    const data = { id: 'x', function: { name: 'f', arguments: { a: null } } };
+    const { request } = read({
+      messages: [...messages, { role: 'assistant', content: null, tool_calls: [call, data] }],
+      response_format: { type: 'text', json_schema: null },
+    });
+    expect(request.conversation.messages.at(-1)!.toolCalls!.map(({ arguments: given }) => given)).toEqual([
+      '{}',
+      '{"a": null}',
+    ]);
+  });
+
+  it('may ask for no log-probabilities in every way', () => {
+    for (const fields of [{ top_logprobs: 0 }, { logprobs: false, top_logprobs: 0 }]) {
+      expect(read(fields).request.topLogprobs).toBeUndefined();
+    }
+  });
+
   it("is sampled by the model's defaults where it leaves things open", () => {
     const defaults = { ...neutralSampling, temperature: 0.6, topP: 0.9 };
     const { sampling } = toChatRequest({ messages, top_p: 1 }, { tokenizer, defaults }).request;
@@ -245,6 +264,7 @@ describe('a malformed request is refused by the name of its field', () => {
     [{ tools: [{ type: 'function' }] }, 'tools.0.function'],
     [{ tools: [{ type: 'hiccup', function: { name: 'f' } }] }, 'tools.0.type'],
     [{ tool_choice: 'bogus' }, 'tool_choice'],
+    [{ tools: [f], tool_choice: { type: 'allowed_tools', allowed_tools: {} } }, 'tool_choice.function'],
     [{ tool_choice: 'required' }, 'tool_choice'],
     [{ tool_choice: 'required', tools: [] }, 'tool_choice'],
     [{ tools: [f], tool_choice: { type: 'function', function: { name: 'g' } } }, 'tool_choice.function.name'],
@@ -260,6 +280,9 @@ describe('a malformed request is refused by the name of its field', () => {
   it('with a sentence that says what was expected and what was found', () => {
     expect(refused({ temperature: '0.5' }).message).toBe(`'temperature' must be a number from 0 to 2; it is "0.5".`);
     expect(refusal({}).message).toBe("'messages' must be a list of at least one message; it is missing.");
+    expect(refused({ tool_choice: { type: 'function' } }).message).toBe(
+      `'tool_choice.function' must be an object like {"name": "..."}; it is missing.`,
+    );
     expect(refused({ temperature: 'x'.repeat(10_000) }).message.length).toBeLessThan(150);
   });
 });

@@ -18,10 +18,12 @@ const toolCall = Type.Object(
     function: Type.Object(
       {
         name: Type.String({ minLength: 1, description: "the function's name" }),
-        // Some clients send the object itself.
-        arguments: Type.Union([Type.String(), Type.Record(Type.String(), Type.Unknown())], {
-          description: 'a text that holds JSON',
-        }),
+        // Some clients send the object itself, or nothing where a function takes nothing.
+        arguments: optional(
+          Type.Union([Type.String(), Type.Record(Type.String(), Type.Unknown())], {
+            description: 'a text that holds JSON',
+          }),
+        ),
       },
       { description: 'an object with name and arguments' },
     ),
@@ -75,7 +77,13 @@ export const chatCompletionRequest = Type.Object(
       Type.Union(
         [
           oneOf('none', 'auto', 'required'),
-          Type.Object({ type: Type.Literal('function'), function: Type.Object({ name: Type.String() }) }),
+          Type.Object({
+            type: oneOf('function'),
+            function: Type.Object(
+              { name: text("the name of one of 'tools'") },
+              { description: 'an object like {"name": "..."}' },
+            ),
+          }),
         ],
         { description: '"none", "auto", "required" or {"type": "function", "function": {"name": "..."}}' },
       ),

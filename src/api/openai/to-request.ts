@@ -99,7 +99,7 @@ function toContent({ content }: RequestMessage, index: number): string | null {
 }
 
 function toToolCall(call: NonNullable<RequestMessage['tool_calls']>[number]): ToolCall {
-  const given = call.function.arguments;
+  const given = call.function.arguments ?? {};
   return {
     id: call.id ?? '',
     name: call.function.name,

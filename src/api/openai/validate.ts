@@ -39,19 +39,28 @@ export function brief(value: unknown): string {
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 
-/** Null means absent, at the top and in each message (where content null is the same as none). */
-export function withoutNulls(body: unknown): unknown {
-  if (!isObject(body)) return body;
-  const top = dropNulls(body);
-  if (isObject(top.stream_options)) top.stream_options = dropNulls(top.stream_options);
-  if (Array.isArray(top.messages)) {
-    top.messages = top.messages.map((message: unknown) => (isObject(message) ? dropNulls(message) : message));
-  }
-  return top;
+/** Where null means absent beside the top. In schemas, tools and arguments it is data. */
+interface Nullable {
+  readonly [field: string]: Nullable;
 }
+const nullable: Nullable = {
+  stream_options: {},
+  response_format: {},
+  // Content null is the same as none.
+  messages: { tool_calls: { function: {} } },
+};
 
-function dropNulls(value: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(value).filter(([, item]) => item !== null));
+/** The body without what is null and means absent. */
+export function withoutNulls(body: unknown, fields: Nullable = nullable): unknown {
+  if (Array.isArray(body)) return body.map((item: unknown) => withoutNulls(item, fields));
+  if (!isObject(body)) return body;
+  const entries = Object.entries(body).filter(([, item]) => item !== null);
+  return Object.fromEntries(
+    entries.map(([name, item]) => {
+      const inner = Object.hasOwn(fields, name) ? fields[name] : undefined;
+      return [name, inner === undefined ? item : withoutNulls(item, inner)];
+    }),
+  );
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
@@ -83,7 +92,7 @@ function checkStreamOptions(request: ChatCompletionRequest | CompletionRequest):
 
 /** Rules between fields of a chat. */
 function checkTogether(request: ChatCompletionRequest): void {
-  if (request.top_logprobs !== undefined && request.logprobs !== true) {
+  if ((request.top_logprobs ?? 0) > 0 && request.logprobs !== true) {
     throw fieldInvalid('top_logprobs', "left out unless 'logprobs' is true", request.top_logprobs);
   }
   const choice = request.tool_choice;
