@@ -5,40 +5,27 @@ import { perigeeError } from '../errors.ts';
 import { GgmlType } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { matrixSlots } from '../model/plan.ts';
-import type { ModelTensors } from '../model/tensors.ts';
 import { fillVectors } from './bind.ts';
 import { type EngineLimits, stages, vectorSlots, writeConfig } from './layout.ts';
 import { withFiles } from './model-files.ts';
 import { Bound, type NativeEngine, nativeAddon, nativeTable, Outcome } from './native-addon.ts';
 import { type NativeRank, placeNative } from './native-place.ts';
 import { chunksOf, type Dequantize, fillPiece, placedBytes } from './pieces.ts';
-import { activeBytes, type Recipes, weightBytes } from './place.ts';
+import { activeBytes, weightBytes } from './place.ts';
 import {
   checkStepSize,
-  type LoadProgress,
   pageTokens,
   type Runtime,
   type RuntimeLimits,
   type StageTime,
+  type StartOptions,
   type StepBatch,
 } from './runtime.ts';
 import { type TapName, tapNames } from './taps.ts';
 
-export interface NativeOptions {
-  readonly config: ModelConfig;
-  readonly tensors: ModelTensors;
-  /** Paths of the model's files, as GgufTensor.file counts them. */
-  readonly files: readonly string[];
-  readonly recipes: Recipes;
-  /** Kernel table by name; null: the fastest this CPU runs. */
-  readonly isa: string | null;
-  readonly threads: number;
+export interface NativeOptions extends StartOptions {
   /** The CPU each rank is pinned to; empty: where the system puts it. */
   readonly cpus: readonly number[];
-  readonly exact: boolean;
-  readonly taps: boolean;
-  readonly limits: RuntimeLimits;
-  readonly onProgress: (progress: LoadProgress) => void;
 }
 
 /** How often a barrier looks before it sleeps, some 0.3 to 1 ms; measured, see native/README.md. */

@@ -3,6 +3,8 @@
  * backend (wasm and native; cuda later); everything above this line is the same for all.
  */
 import type { ModelConfig } from '../model/config.ts';
+import type { ModelTensors } from '../model/tensors.ts';
+import type { Recipes } from './place.ts';
 import type { TapName } from './taps.ts';
 
 /** Positions per KV page. Page tables name pages by index. */
@@ -85,4 +87,21 @@ export interface Runtime {
 export interface LoadProgress {
   readonly bytesRead: number;
   readonly bytesTotal: number;
+}
+
+/** What every backend is started with. */
+export interface StartOptions {
+  readonly config: ModelConfig;
+  readonly tensors: ModelTensors;
+  /** Paths of the model's files, as GgufTensor.file counts them. */
+  readonly files: readonly string[];
+  readonly recipes: Recipes;
+  /** Kernel table by name; null: the fastest there is. */
+  readonly isa: string | null;
+  readonly threads: number;
+  /** Float activations everywhere. */
+  readonly exact: boolean;
+  readonly taps: boolean;
+  readonly limits: RuntimeLimits;
+  readonly onProgress: (progress: LoadProgress) => void;
 }

@@ -8,39 +8,26 @@ import { Control, controlWords, type RankTask } from '../../wasm/rank-task.ts';
 import { PerigeeError, perigeeError } from '../errors.ts';
 import { alignUp } from '../gguf/sizes.ts';
 import type { ModelConfig } from '../model/config.ts';
-import type { ModelTensors } from '../model/tensors.ts';
 import { entryFile } from './assets.ts';
 import { bindRanks, fillVectors, vectorsInto } from './bind.ts';
 import { type EngineLimits, stages, statuses, stepFields, stepWords, writeConfig } from './layout.ts';
-import { activeBytes, placeShards, type Recipes, weightBytes } from './place.ts';
+import { activeBytes, placeShards, weightBytes } from './place.ts';
 import {
   checkStepSize,
-  type LoadProgress,
   pageTokens,
   type Runtime,
   type RuntimeLimits,
   type StageTime,
+  type StartOptions,
   type StepBatch,
 } from './runtime.ts';
 import { type TapName, tapNames } from './taps.ts';
 
-export interface WasmOptions {
-  readonly config: ModelConfig;
-  readonly tensors: ModelTensors;
-  /** Paths of the model's files, as GgufTensor.file counts them. */
-  readonly files: readonly string[];
-  readonly recipes: Recipes;
+export interface WasmOptions extends StartOptions {
   /** Path of the compiled core. */
   readonly core: string;
-  /** Kernel table by name; null: the build's fastest. */
-  readonly isa: string | null;
-  readonly threads: number;
-  readonly exact: boolean;
-  readonly taps: boolean;
-  readonly limits: RuntimeLimits;
   /** Most bytes of one weight memory. */
   readonly shardBytes: number;
-  readonly onProgress: (progress: LoadProgress) => void;
 }
 
 /** How often a barrier looks before it sleeps; measured on 2 idle cores, see wasm/README.md. */

@@ -3,7 +3,7 @@ import { nanoFile } from '../../src/runtime/assets.ts';
 import { loadRuntime } from '../../src/runtime/load.ts';
 import { measureNative, nativeSupport } from '../../src/runtime/native-addon.ts';
 import { bitsOf, openTestModel, promptLogits, someTokens, syntheticTestModel, type TestModel } from './models.ts';
-import { describeRuntime } from './runtime.contract.ts';
+import { describeRuntime, everyMix } from './runtime.contract.ts';
 
 const support = nativeSupport();
 const isas = support.available ? support.isas : [];
@@ -51,23 +51,7 @@ describe.skipIf(!support.available)('WebAssembly and native code', () => {
     expect(await differentLogits(model, tokens, [...wasm, ...native, ...threads])).toBe(1);
   });
 
-  it.each([
-    'f32',
-    'f16',
-    'bf16',
-    'q8_0',
-    'q4_0',
-    'q4_1',
-    'q5_0',
-    'q5_1',
-    'q2_k',
-    'q3_k',
-    'q4_k_m',
-    'q5_k',
-    'q6_k',
-    'iq4_nl',
-    'iq4_xs',
-  ] as const)('give equal bits for %s weights', async (mix) => {
+  it.each(everyMix)('give equal bits for %s weights', async (mix) => {
     const model = await syntheticTestModel({ shape: 'tiny', mix });
     const tokens = someTokens(33, model.config.vocabulary);
     expect(await differentLogits(model, tokens, [...wasm.slice(0, 1), ...native])).toBe(1);

@@ -40,7 +40,8 @@ const relatives: Record<string, SyntheticOptions> = {
   'no YaRN': { shape: 'tiny', mix: 'f32', noYarn: true },
 };
 
-const mixes = [
+/** Every weight type. */
+export const everyMix = [
   'f32',
   'f16',
   'bf16',
@@ -113,7 +114,7 @@ export function describeRuntime({ name, isas, load }: Backend): void {
       expect(bitsOf(besideFirst as Float32Array[])).toBe(bitsOf(await promptLogits(runtime, first)));
     });
 
-    it.each(mixes)('in every kernel table for %s weights', async (mix) => {
+    it.each(everyMix)('in every kernel table for %s weights', async (mix) => {
       const model = await syntheticTestModel({ shape: 'tiny', mix });
       const tokens = someTokens(37, model.config.vocabulary);
       for (const exact of [false, true]) {
