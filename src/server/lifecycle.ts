@@ -6,6 +6,8 @@ import type { Server } from './server.ts';
 
 /** What supervisors commonly allow between SIGTERM and SIGKILL is 30 s. */
 const defaultDrainMilliseconds = 25_000;
+/** For last answers on their way. Node then waits without end for requests that never arrive in full, so they are cut. */
+const closeMilliseconds = 1000;
 
 export interface ListenOptions {
   /** 127.0.0.1 unless told otherwise. */
@@ -36,7 +38,9 @@ export async function shutDown(server: Server, options: EndOptions): Promise<voi
   const { engine, logger } = options;
   logger.info({ generations: server.inFlight.size }, 'draining');
   await server.inFlight.drain(options.drainMilliseconds ?? defaultDrainMilliseconds);
+  const cut = setTimeout(() => server.app.server.closeAllConnections(), closeMilliseconds);
   await server.app.close();
+  clearTimeout(cut);
   await engine.close();
   logger.info('closed');
 }
