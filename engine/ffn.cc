@@ -96,10 +96,7 @@ void experts_in(Engine& e, Rank& rank, uint32_t layer) {
   PutOnce h{batch, rank.h, n, c.hidden, own_rows(e, rank, n)};
   const uint32_t x_gate = h(gate.type), x_up = h(up.type);
   route(e, rank, layer);
-  if (e.deals_tokens()) {
-    stage_done(Stage::ExpertsIn);
-    meet(e);
-  }
+  meet_if_dealt(e, Stage::ExpertsIn);
   group_by_expert(chooser(e, rank).chosen, n, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
   int32_t* token_of = rank.token_of;
   for (uint32_t s = 0; s < slots; s++) token_of[s] = rank.order[s] / static_cast<int32_t>(c.experts_used);

@@ -29,6 +29,9 @@ Range own_rows(const Engine& e, const Rank& rank, uint32_t n);
 // Begins a stretch whose activation rows are the same for all ranks; put only own_rows.
 void open_shared(Engine& e, Rank& rank);
 
+// Waits until the work that was dealt out is done by all; the time until here counts for `stage`.
+void meet_if_dealt(Engine& e, Stage stage);
+
 // Runs its products once every rank has put its rows; the time until here counts for `stage`.
 void run_shared(Engine& e, Rank& rank, Stage stage);
 

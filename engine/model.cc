@@ -16,11 +16,14 @@ Range own_rows(const Engine& e, const Rank& rank, uint32_t n) {
 
 void open_shared(Engine& e, Rank& rank) { rank.batch.reset(e.deals_tokens() ? e.shared_input : rank.batch.own_input); }
 
+void meet_if_dealt(Engine& e, Stage stage) {
+  if (!e.deals_tokens()) return;
+  stage_done(stage);
+  meet(e);
+}
+
 void run_shared(Engine& e, Rank& rank, Stage stage) {
-  if (e.deals_tokens()) {
-    stage_done(stage);
-    meet(e);
-  }
+  meet_if_dealt(e, stage);
   rank.batch.run();
 }
 

@@ -1,29 +1,18 @@
 /** response_format and tool_choice with the official client, against `perigee serve` and Nano, which left alone writes prose. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { Ajv } from 'ajv';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ServeCommand, startServe } from './serve-command.ts';
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
-let server: ChildProcess;
-let said = '';
+let server: ServeCommand;
 let client: OpenAI;
 
 beforeAll(async () => {
-  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
-  const url = await new Promise<string>((resolve, reject) => {
-    server.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-      const ready = /is ready at (http:\S+)\/v1/.exec(said);
-      if (ready?.[1]) resolve(ready[1]);
-    });
-    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
-  });
-  client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
+  server = await startServe();
+  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 });
 });
 afterAll(() => {
-  server.kill('SIGTERM');
+  server.process.kill('SIGTERM');
 });
 
 const base = {
@@ -150,10 +139,10 @@ describe('keywords that no grammar is made of', () => {
   const refused = (param: string) => ({ status: 400, code: 'schema_unsupported', param });
 
   test('of a tool are left out, and named in one line of the log without the prompt', async () => {
-    const before = said.length;
+    const before = server.log().length;
     const message = { role: 'user' as const, content: 'A secret otter.' };
     await client.chat.completions.create({ ...base, ...strictly(false), n: 2, messages: [message] });
-    const lines = said.slice(before).split('\n');
+    const lines = server.log().slice(before).split('\n');
     const told = lines.filter((line) => line.includes('unenforced'));
     expect(told).toHaveLength(1);
     expect(JSON.parse(told[0]!)).toMatchObject({

@@ -2,28 +2,18 @@
  * The two Python examples of Kimi K2's model card, written with the official client, against `perigee serve` as people run
  * it: a front process, an engine process, and Nano.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startServe } from './serve-command.ts';
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 let server: ChildProcess;
 let url: string;
 let client: OpenAI;
 
 beforeAll(async () => {
-  server = spawn(process.execPath, [main, 'serve', '--port', '0'], { stdio: ['ignore', 'inherit', 'pipe'] });
-  url = await new Promise<string>((resolve, reject) => {
-    let said = '';
-    server.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-      const ready = /is ready at (http:\S+)\/v1/.exec(said);
-      if (ready?.[1]) resolve(ready[1]);
-    });
-    server.once('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
-  });
+  ({ process: server, url } = await startServe());
   client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
 });
 
