@@ -16,7 +16,7 @@ EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 PEERS := test/bench/peers
 
-.PHONY: demo serve test asan endurance soak bench bench-peers bench-device build wasm native setup lint format clean
+.PHONY: demo serve test asan endurance soak bench bench-peers bench-device cuda-checks build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -131,6 +131,42 @@ build/native/kernel-check-emulated: $(KERNEL_CHECK) \
 -include $(wildcard build/native/emulated/*/*/*.d build/native/test/bench/*.d)
 -include $(NATIVE_CORE:.o=.d) $(NATIVE_DOOR:.o=.d) $(NATIVE_PROBED:.o=.d)
 
+# --- CUDA: the stages of native/cuda, where there is a compiler for them ------------------------------------------------
+# Machine code for Ampere, Ada, Hopper and Blackwell, and portable code for what comes after. Without nvcc the addon is built
+# without a GPU's part and says so.
+NVCC ?= nvcc
+CUDA_TOP := $(if $(shell command -v $(NVCC)),$(shell echo | $(NVCC) --dryrun -x cu -E - 2>&1 | sed -n 's/^\#$$ TOP=//p'))
+CUDA_ARCHS ?= 80 86 89 90a 120
+CUDAFLAGS := -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall -MMD -MP --threads 2 \
+  $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+  $(if $(filter 80,$(CUDA_ARCHS)),-gencode arch=compute_80,code=compute_80)
+CUDA_OBJECTS := $(if $(CUDA_TOP),$(patsubst %.cu,build/cuda/%.o,$(wildcard native/cuda/*.cu)) \
+  $(patsubst %.cc,build/cuda/%.o,$(wildcard native/cuda/*.cc)))
+# Static: an addon that loads where no driver is, and then finds no device.
+CUDA_LDFLAGS := $(if $(CUDA_TOP),-L$(CUDA_TOP)/lib64 -lcudart_static -ldl -lrt)
+
+build/cuda/%.o: %.cu Makefile
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NVCC) $(CUDAFLAGS) -c $< -o $@
+
+build/cuda/%.o: %.cc Makefile | $(NODE_MODULES)
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) -fno-exceptions -isystem $(CUDA_TOP)/include -DNAPI_VERSION=8 \
+	  -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) -isystem node_modules/node-addon-api -c $< -o $@
+
+# Checks and figures of the stages, to be carried to a machine with a GPU: one program per file of test/cuda.
+CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda/*.cu))
+cuda-checks: $(CUDA_CHECKS)
+
+build/cuda/check/%: build/cuda/test/cuda/%.o $(CUDA_OBJECTS) $(NATIVE_CORE)
+	@mkdir -p $(@D)
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ -static-libstdc++ -static-libgcc -pthread $(CUDA_LDFLAGS) -o $@
+
+-include $(CUDA_OBJECTS:.o=.d) $(wildcard build/cuda/test/cuda/*.d)
+
 # --- test-only: a core and an addon with one wrong kernel, which `perigee conform` must find ----------------------------
 BROKEN = build/test/core-broken.wasm $(if $(ADDON),build/test/broken.node)
 
@@ -219,7 +255,7 @@ $(PEERS)/node_modules/.setup: $(PEERS)/package-lock.json
 	  touch $@ || echo 'npm brings no peers here; they are left out'
 
 CLANG_FORMATTED = $(wildcard $(foreach folder,engine engine/*,$(folder)/*.h $(folder)/*.cc) wasm/*.cc native/*.h native/*.cc \
-  test/*/*.cc)
+  native/cuda/*.h native/cuda/*.cc native/cuda/*.cu native/cuda/*.cuh test/*/*.cc test/cuda/*.cu test/cuda/*.cuh)
 
 lint: | $(NODE_MODULES)
 	biome check --error-on-warnings
