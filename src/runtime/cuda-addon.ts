@@ -1,0 +1,111 @@
+/** The CUDA half of the native addon as TypeScript sees it. Slots, vectors, types and taps are the engine's numbers. */
+
+export interface CudaDevice {
+  readonly index: number;
+  readonly name: string;
+  /** Compute capability, such as 9.0. */
+  readonly capability: string;
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+  readonly multiprocessors: number;
+  readonly cacheBytes: number;
+}
+
+/** What `cudaSupport()` of the addon says; `why` is a reason for people. */
+export type CudaSupport =
+  | { readonly available: true; readonly devices: readonly CudaDevice[]; readonly vendorGemm: string }
+  | { readonly available: false; readonly why: string };
+
+/** How a step's routed experts are computed where they are not resident on the device. */
+export const ExpertsBy = { Ranks: 0, Streaming: 1 } as const;
+
+/** Words and arrays of engine/exchange.h, as byte offsets into the memory that holds them. */
+export interface ExchangeOffsets {
+  readonly asked: number;
+  readonly done: number;
+  readonly failed: number;
+  readonly h: number;
+  readonly chosen: number;
+  readonly weight: number;
+  readonly sum: number;
+}
+
+/** A model on one or several devices (native/cuda/cuda_object.cc). Strings are '' or what failed. */
+export interface CudaEngine {
+  /** Matrix `index` of `count`, as in the file. Resolves when the bytes may be reused. */
+  upload(
+    slot: number,
+    layer: number,
+    type: number,
+    rows: number,
+    columns: number,
+    count: number,
+    index: number,
+    bytes: Uint8Array,
+  ): Promise<string>;
+  setVector(vector: number, layer: number, type: number, raw: Uint8Array): boolean;
+
+  /** Where device and expert ranks meet: memory that the ranks use, which becomes pinned. Before start(). */
+  attachExchange(memory: Uint8Array, offsets: ExchangeOffsets): string;
+  /**
+   * Where the ranks hold rows `rowBegin` .. of the layer's experts: `offsets` [experts] into `memory`. For streaming and for
+   * experts in spare device memory. Once per rank, slot and layer, before start().
+   */
+  attachExperts(
+    slot: number,
+    layer: number,
+    type: number,
+    rowBegin: number,
+    rows: number,
+    columns: number,
+    memory: Uint8Array,
+    offsets: Float64Array,
+  ): string;
+
+  /** Allocates work space, captures graphs; resolves when ready for steps. */
+  start(): Promise<string>;
+  /** [batchOutputs][vocabulary]; empty once closed. */
+  logits(): Float32Array;
+  /** As the native engine's step; resolves to an Outcome, and `failure()` then says what failed. */
+  step(
+    tokens: Int32Array,
+    positions: Int32Array,
+    sequences: Int32Array,
+    pageTables: readonly Int32Array[],
+    outputs: Int32Array,
+    expertsBy: number,
+  ): Promise<number>;
+  failure(): string;
+  tap(tap: number, layer: number, tokens: number): ArrayBuffer | null;
+  /** Milliseconds by stage, summed over steps; only of engines made with `profile`. */
+  stageTimes(): Float64Array;
+
+  /** How often each expert was chosen since the start, [layers * experts]. */
+  expertCounts(): Uint32Array;
+  /** Brings an expert into a slot of its layer, beside running steps; it is used from the step after the one that follows. */
+  placeExpert(layer: number, expert: number, slot: number): Promise<string>;
+  /** GB a second that streaming moves, measured over one layer. */
+  measureStreaming(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export interface CudaEngineOptions {
+  /** The structs of engine/config.h as bytes. */
+  readonly config: Uint8Array;
+  readonly limits: Uint8Array;
+  /** Devices and their layers, [device, first layer, end] each, ascending and without gaps. */
+  readonly parts: Int32Array;
+  /** [layers] experts that find room on the device; all of them: no ranks are needed. */
+  readonly residentExperts: Int32Array;
+  /** Times of stages instead of graphs. */
+  readonly profile: boolean;
+  /** How long the device waits for the ranks before the step fails. */
+  readonly waitMilliseconds: number;
+}
+
+export interface CudaAddon {
+  cudaSupport(): CudaSupport;
+  /** Bytes of device memory of one part beside its weights: pages, activations, work space. */
+  cudaWorkBytes(options: CudaEngineOptions, part: number): number;
+  readonly CudaEngine: new (options: CudaEngineOptions) => CudaEngine;
+}
