@@ -8,6 +8,7 @@ import { assertFits, cacheBytesPerToken, type MemoryTable, memoryTable } from '.
 import { modelConfig } from '../model/gguf.ts';
 import type { SyntheticModel } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
+import { cudaSupport } from '../runtime/cuda-addon.ts';
 import { defaultBatchTokens, defaultContext, loadRuntime } from '../runtime/load.ts';
 import { nativeSupport } from '../runtime/native-addon.ts';
 import type { LoadProgress, Runtime } from '../runtime/runtime.ts';
@@ -64,12 +65,13 @@ export function memoryFor({ gguf, config }: OpenedModel, options: SizeOptions): 
 
 /** The machine, with what the native addon says about it. */
 export function thisMachine(): Machine {
-  return detectMachine(nativeSupport());
+  return detectMachine(nativeSupport(), cudaSupport());
 }
 
 /** The same for loading a model; the addon is left alone where WebAssembly is asked for. */
 function machineFor(backend: string): Machine {
-  return backend === 'wasm' ? detectMachine({ available: false, why: 'it was not looked for' }) : thisMachine();
+  const unseen = { available: false, why: 'it was not looked for' } as const;
+  return backend === 'wasm' ? detectMachine(unseen, unseen) : thisMachine();
 }
 
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */

@@ -38,7 +38,12 @@ export interface Band {
 const equalBits: Band = { name: 'equal bits', holds: ({ differing }) => differing === 0 };
 
 /** The CPU backends compute the same bits (engine/kernels/kernels.h). */
-export const bands: Readonly<Record<Runtime['backend'], Band>> = { wasm: equalBits, native: equalBits };
+export const bands: Readonly<Record<Runtime['backend'], Band>> = {
+  wasm: equalBits,
+  native: equalBits,
+  hybrid: equalBits,
+  cuda: equalBits,
+};
 
 export class Comparison {
   readonly #band: Band;

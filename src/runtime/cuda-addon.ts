@@ -1,20 +1,6 @@
 /** The CUDA half of the native addon as TypeScript sees it. Slots, vectors, types and taps are the engine's numbers. */
-
-export interface CudaDevice {
-  readonly index: number;
-  readonly name: string;
-  /** Compute capability, such as 9.0. */
-  readonly capability: string;
-  readonly memoryBytes: number;
-  readonly freeBytes: number;
-  readonly multiprocessors: number;
-  readonly cacheBytes: number;
-}
-
-/** What `cudaSupport()` of the addon says; `why` is a reason for people. */
-export type CudaSupport =
-  | { readonly available: true; readonly devices: readonly CudaDevice[]; readonly vendorGemm: string }
-  | { readonly available: false; readonly why: string };
+import type { CudaSupport } from '../select/machine.ts';
+import { nativeAddon, nativeSupport } from './native-addon.ts';
 
 /** How a step's routed experts are computed where they are not resident on the device. */
 export const ExpertsBy = { Ranks: 0, Streaming: 1 } as const;
@@ -108,4 +94,14 @@ export interface CudaAddon {
   /** Bytes of device memory of one part beside its weights: pages, activations, work space. */
   cudaWorkBytes(options: CudaEngineOptions, part: number): number;
   readonly CudaEngine: new (options: CudaEngineOptions) => CudaEngine;
+  /** GB a second that copying within the device's memory reads and writes, both counted; takes a moment. */
+  measureDevice?(device: number): number;
+}
+
+/** The GPUs the addon finds here, or why there are none. */
+export function cudaSupport(): CudaSupport {
+  const support = nativeSupport();
+  if (!support.available) return support;
+  const addon = nativeAddon() as Partial<CudaAddon>;
+  return addon.cudaSupport?.() ?? { available: false, why: 'the addon was built without CUDA' };
 }

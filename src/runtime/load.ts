@@ -1,7 +1,9 @@
 /** Loads a model onto a backend: the one way to a Runtime. */
+import { perigeeError } from '../errors.ts';
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { modelTensors } from '../model/tensors.ts';
+import type { DevicePlacement } from '../select/placement.ts';
 import { coreFile } from './assets.ts';
 import { startNative } from './native-runtime.ts';
 import { memoryLimit, type Recipes } from './place.ts';
@@ -13,9 +15,14 @@ export interface LoadOptions {
   readonly config: ModelConfig;
   /** How to make the bytes of a synthetic model; null: they are in the files. */
   readonly recipes?: Recipes;
-  readonly backend: 'wasm' | 'native';
-  /** Kernel table by name; null: the fastest of the backend. */
+  readonly backend: Runtime['backend'];
+  /** Hybrid: what computes the routed experts. */
+  readonly ranks?: 'wasm' | 'native';
+  /** Hybrid and cuda: what is on which device; `profile` gives times of stages instead of graphs. */
+  readonly cuda?: DevicePlacement & { readonly profile?: boolean };
+  /** Kernel table of the ranks by name; null: the fastest of the backend. */
   readonly isa?: string | null;
+  /** Ranks; 0 where the devices do everything. */
   readonly threads: number;
   /** Native: the CPU each rank is pinned to, [threads]; default: where the system puts it. */
   readonly cpus?: readonly number[];
@@ -68,6 +75,9 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     },
     onProgress: options.onProgress ?? (() => {}),
   };
+  if (options.backend === 'hybrid' || options.backend === 'cuda') {
+    throw perigeeError('BACKEND_UNAVAILABLE', { backend: options.backend, why: 'this build has no CUDA stages' });
+  }
   if (options.backend === 'native') return startNative({ ...model, cpus: options.cpus ?? [] });
   return startWasm({
     ...model,

@@ -1,6 +1,6 @@
 /**
  * The seam between policy and arithmetic: a loaded model that can run one step over a batch of tokens. One implementation per
- * backend (wasm and native; cuda later); everything above this line is the same for all.
+ * backend; everything above this line is the same for all.
  */
 import type { ModelConfig } from '../model/config.ts';
 import type { ModelTensors } from '../model/tensors.ts';
@@ -55,7 +55,7 @@ export interface StageTime {
 }
 
 export interface Runtime {
-  readonly backend: 'wasm' | 'native';
+  readonly backend: 'wasm' | 'native' | 'hybrid' | 'cuda';
   /** The kernel table in use: "relaxed", "simd128", "scalar", ... */
   readonly isa: string;
   readonly threads: number;

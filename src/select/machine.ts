@@ -9,6 +9,22 @@ export type NativeSupport =
   | { readonly available: true; readonly isas: readonly string[]; readonly refused: Readonly<Record<string, string>> }
   | { readonly available: false; readonly why: string };
 
+export interface CudaDevice {
+  readonly index: number;
+  readonly name: string;
+  /** Compute capability, such as 9.0. */
+  readonly capability: string;
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+  readonly multiprocessors: number;
+  readonly cacheBytes: number;
+}
+
+/** What the addon says about GPUs; `why` is a reason for people. */
+export type CudaSupport =
+  | { readonly available: true; readonly devices: readonly CudaDevice[]; readonly vendorGemm: string }
+  | { readonly available: false; readonly why: string };
+
 export interface Machine {
   readonly cpu: string;
   readonly platform: string;
@@ -24,10 +40,11 @@ export interface Machine {
   readonly memoryAvailable: number;
   readonly wasm: WasmFeatures;
   readonly native: NativeSupport;
+  readonly cuda: CudaSupport;
 }
 
-/** Records this machine. `native` is what src/runtime found: loading an addon is not this folder's business. */
-export function detectMachine(native: NativeSupport): Machine {
+/** Records this machine. `native` and `cuda` are what src/runtime found: loading an addon is not this folder's business. */
+export function detectMachine(native: NativeSupport, cuda: CudaSupport): Machine {
   const all = cpus();
   const topology = readTopology();
   return {
@@ -41,5 +58,6 @@ export function detectMachine(native: NativeSupport): Machine {
     memoryAvailable: availableMemory(),
     wasm: wasmFeatures(),
     native,
+    cuda,
   };
 }

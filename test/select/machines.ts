@@ -16,6 +16,7 @@ export const zen5: Machine = {
   memoryAvailable: 24e9,
   wasm: { simd: true, relaxedSimd: true },
   native: { available: true, isas: ['avx512', 'avx2', 'scalar'], refused: { amx: noInstructions } },
+  cuda: { available: false, why: 'there is no CUDA driver' },
 };
 
 /** Sixteen cores of a Sapphire Rapids with AMX; CPU n and CPU n + 16 share a core. */

@@ -165,7 +165,7 @@ describe('--threads', () => {
 
 describe('detectMachine', () => {
   it('records this machine as plain data', () => {
-    const machine = detectMachine(zen5.native);
+    const machine = detectMachine(zen5.native, zen5.cuda);
     expect(structuredClone(machine)).toEqual(machine);
     expect(machine.cores).toBeGreaterThan(0);
     expect(machine.wasm).toEqual({ simd: true, relaxedSimd: true });
