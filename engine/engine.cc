@@ -159,57 +159,10 @@ float* engine_vector(Engine& e, Vector vector, uint32_t layer, uint32_t* length)
 
 namespace {
 
-struct Shape {
-  uint32_t rows, cols, count;
-};  // of the whole matrix; rows are what the ranks share, or the heads
-
-// What the model says about a slot's matrices; zeros when it has none.
-Shape slot_shape(const ModelConfig& c, Slot slot) {
-  switch (slot) {
-    case Slot::TokenEmbd:
-    case Slot::Output:
-      return {c.vocabulary, c.hidden, 1};
-    case Slot::AttnQ:
-      return {c.q_rank ? 0 : c.heads * c.query_dim(), c.hidden, 1};
-    case Slot::AttnQA:
-      return {c.q_rank, c.hidden, 1};
-    case Slot::AttnQB:
-      return {c.q_rank ? c.heads * c.query_dim() : 0, c.q_rank, 1};
-    case Slot::AttnKVA:
-      return {c.latent_dim(), c.hidden, 1};
-    case Slot::AttnKB:
-      return {c.kv_rank, c.nope_dim, c.heads};
-    case Slot::AttnVB:
-      return {c.value_dim, c.kv_rank, c.heads};
-    case Slot::AttnOutput:
-      return {c.hidden, c.heads * c.value_dim, 1};
-    case Slot::FfnGate:
-    case Slot::FfnUp:
-      return {c.dense_width, c.hidden, 1};
-    case Slot::FfnDown:
-      return {c.hidden, c.dense_width, 1};
-    case Slot::Router:
-      return {c.experts, c.hidden, 1};
-    case Slot::ExpertGate:
-    case Slot::ExpertUp:
-      return {c.expert_width, c.hidden, c.experts};
-    case Slot::ExpertDown:
-      return {c.hidden, c.expert_width, c.experts};
-    case Slot::SharedGate:
-    case Slot::SharedUp:
-      return {c.shared_width, c.hidden, 1};
-    case Slot::SharedDown:
-      return {c.hidden, c.shared_width, 1};
-    case Slot::Count:
-      break;
-  }
-  return {0, 0, 0};
-}
-
 // Does this part agree with the model and with the rows or heads that the rank must own?
 bool part_fits(const Engine& e, uint32_t r, Slot slot, uint32_t row_begin, uint32_t rows, uint32_t cols,
                uint32_t count) {
-  const Shape shape = slot_shape(e.config, slot);
+  const MatrixShape shape = slot_shape(e.config, slot);
   const Rank& rank = e.ranks[r];
   if (shape.rows == 0 || cols != shape.cols) return false;
   if (slot == Slot::AttnKB || slot == Slot::AttnVB) {

@@ -13,6 +13,12 @@ uint32_t job_capacity(const ModelConfig& config, const Limits& limits);
 // True when every dimension is usable and no product below can overflow.
 bool config_is_sound(const ModelConfig& config, const Limits& limits);
 
+// A slot's matrices as the model has them: rows are what the ranks share, or the heads. Zeros when it has none.
+struct MatrixShape {
+  uint32_t rows, cols, count;
+};
+MatrixShape slot_shape(const ModelConfig& config, Slot slot);
+
 constexpr uint32_t kRowMultiple = 4;  // rows are dealt to ranks in fours, the height of a prefill tile
 
 }  // namespace perigee

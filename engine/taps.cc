@@ -3,9 +3,6 @@
 
 namespace perigee {
 
-namespace {
-
-// Floats (int32 for choices) of one token.
 uint32_t tap_width(const ModelConfig& c, Tap tap) {
   switch (tap) {
     case Tap::Embedding:
@@ -31,6 +28,8 @@ bool tap_exists(const ModelConfig& c, Tap tap, uint32_t layer) {
   if (tap == Tap::Embedding) return layer == 0;
   return (tap != Tap::RouterScores && tap != Tap::RouterChoices) || layer >= c.dense_layers;
 }
+
+namespace {
 
 float* tap_at(const Engine& e, Tap tap, uint32_t layer, uint32_t t) {
   const size_t row = static_cast<size_t>(layer) * e.limits.batch_tokens + t;

@@ -20,6 +20,10 @@ enum class Tap : uint32_t {
   Count,
 };
 
+// Floats (int32 for choices) of one token.
+uint32_t tap_width(const ModelConfig& config, Tap tap);
+bool tap_exists(const ModelConfig& config, Tap tap, uint32_t layer);
+
 struct Taps {
   float* of[static_cast<uint32_t>(Tap::Count)];  // [layers][batch_tokens][width]; null when off
 };
