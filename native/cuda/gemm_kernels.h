@@ -1,0 +1,30 @@
+// The kernels behind gemm and gemm_grouped, and what they are asked.
+#pragma once
+#include "products.h"
+
+namespace perigee::cuda {
+
+constexpr uint32_t kMostGroups = 512;
+
+// y (+)= a . b^T for each group. Dense: `groups` products of m rows each, operands *_next apart. Grouped: rows
+// begin[g] .. begin[g + 1] of y are group g's, row_of names the rows of `a` that they read.
+struct Product {
+  const bf16* a;
+  const int32_t *row_of, *begin;  // null: dense
+  const bf16* b;
+  float* y;
+  bf16* y_wide;
+  uint64_t a_next, b_next, y_next;
+  uint32_t groups, m, n, k, a_stride, b_stride, y_stride;
+  bool add;
+  bool paired;  // two neighbours of y may be stored at once
+};
+
+// mma.sync and cp.async, from sm_80 on. tile_rows: 16, 32, 64 or 128.
+cudaError_t multiply_portable(cudaStream_t stream, const Product& p, uint32_t tile_rows, uint32_t processors);
+cudaError_t prepare_portable();
+
+// Called once for each device before gemm and gemm_grouped.
+cudaError_t prepare_gemm(int device);
+
+}  // namespace perigee::cuda

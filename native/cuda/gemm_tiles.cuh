@@ -1,0 +1,121 @@
+// What the kernels of gemm share: one description of dense, batched and grouped products, and the walk over their tiles.
+#pragma once
+#include "gemm_kernels.h"
+
+namespace perigee::cuda {
+
+// A tile of the result: rows first .. first + rows of y, columns column .. of group (or batch entry) `group`.
+struct Tile {
+  uint32_t group, first, rows, column;
+};
+
+// Neighbours in time are this many tiles of rows high, so that running blocks meet few tiles of both operands: what they
+// read comes from the second-level cache.
+constexpr uint32_t kBand = 16;
+
+// Tile `index` of one group, by bands.
+__device__ inline uint2 raster(uint32_t index, uint32_t row_tiles, uint32_t column_tiles) {
+  const uint32_t band = index / (kBand * column_tiles), in_band = index % (kBand * column_tiles);
+  const uint32_t height = min(kBand, row_tiles - band * kBand);
+  return {band * kBand + in_band % height, in_band / height};
+}
+
+// The tiles of a product, in the order in which blocks take them. All threads of a block of kThreads make it together;
+// groups' sizes are known on the device only.
+template <uint32_t kTileRows, uint32_t kTileColumns, uint32_t kThreads>
+class Tiles {
+ public:
+  struct Space {
+    uint32_t begin[kMostGroups + 1];  // first tile of each group
+    uint32_t sums[kThreads / 32];
+  };
+
+  __device__ Tiles(const Product& p, Space& space) : p_(p), space_(space) {
+    column_tiles_ = (p.n + kTileColumns - 1) / kTileColumns;
+    if (p.begin == nullptr) {
+      const uint32_t row_tiles = (p.m + kTileRows - 1) / kTileRows;
+      count_ = row_tiles * column_tiles_ * p.groups;
+    } else {
+      sum_groups();
+      count_ = space.begin[kMostGroups];
+    }
+  }
+
+  __device__ uint32_t count() const { return count_; }
+
+  __device__ Tile operator[](uint32_t index) const {
+    uint32_t group, begin = 0, rows = p_.m;
+    if (p_.begin == nullptr) {
+      const uint32_t per_group = count_ / p_.groups;
+      group = index / per_group;
+      index %= per_group;
+    } else {
+      group = 0;  // the last group that begins at or before the tile
+      for (uint32_t step = kMostGroups / 2; step > 0; step /= 2)
+        if (space_.begin[group + step] <= index) group += step;
+      index -= space_.begin[group];
+      begin = p_.begin[group];
+      rows = p_.begin[group + 1] - begin;
+    }
+    const uint2 at = raster(index, (rows + kTileRows - 1) / kTileRows, column_tiles_);
+    const uint32_t first = at.x * kTileRows;
+    return {group, begin + first, min(kTileRows, rows - first), at.y * kTileColumns};
+  }
+
+ private:
+  __device__ uint32_t tiles_of(uint32_t group) const {
+    if (group >= p_.groups) return 0;
+    const uint32_t rows = p_.begin[group + 1] - p_.begin[group];
+    return (rows + kTileRows - 1) / kTileRows * column_tiles_;
+  }
+
+  // Prefix sums: each thread has a few neighbouring groups, each warp scans its threads, then the warps' sums.
+  __device__ void sum_groups() {
+    constexpr uint32_t kOwn = kMostGroups / kThreads;
+    static_assert(kMostGroups % kThreads == 0);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t own[kOwn], sum = 0;
+    for (uint32_t i = 0; i < kOwn; i++) sum += own[i] = tiles_of(threadIdx.x * kOwn + i);
+    uint32_t before = sum;
+    for (uint32_t distance = 1; distance < 32; distance *= 2) {
+      const uint32_t other = __shfl_up_sync(~0u, before, distance);
+      if (lane >= distance) before += other;
+    }
+    if (lane == 31) space_.sums[warp] = before;
+    before -= sum;
+    __syncthreads();
+    for (uint32_t w = 0; w < warp; w++) before += space_.sums[w];
+    for (uint32_t i = 0; i < kOwn; i++) {
+      space_.begin[threadIdx.x * kOwn + i] = before;
+      before += own[i];
+    }
+    if (threadIdx.x == kThreads - 1) space_.begin[kMostGroups] = before;
+    __syncthreads();
+  }
+
+  const Product& p_;
+  Space& space_;
+  uint32_t column_tiles_, count_;
+};
+
+// Two neighbouring values of a row of the result.
+__device__ inline void store_pair(const Product& p, uint64_t row, uint32_t column, float v0, float v1) {
+  const uint64_t at = row + column;
+  if (p.paired && column + 1 < p.n) {
+    if (p.y_wide != nullptr) {
+      *reinterpret_cast<__nv_bfloat162*>(p.y_wide + at) = __floats2bfloat162_rn(v0, v1);
+      return;
+    }
+    float2* y = reinterpret_cast<float2*>(p.y + at);
+    const float2 old = p.add ? *y : float2{0, 0};
+    *y = {old.x + v0, old.y + v1};
+    return;
+  }
+  const float v[2] = {v0, v1};
+  for (uint32_t i = 0; i < 2 && column + i < p.n; i++) {
+    if (p.y_wide != nullptr) p.y_wide[at + i] = __float2bfloat16(v[i]);
+    else p.y[at + i] = (p.add ? p.y[at + i] : 0.0f) + v[i];
+  }
+}
+
+}  // namespace perigee::cuda

@@ -1,0 +1,380 @@
+// Matrix products of many rows and the widening of weight blocks: against doubles, then times beside the device's limits.
+#include <string.h>
+
+#include <string>
+
+#include "../../engine/quant/blocks.h"
+#include "../../engine/quant/dequantize.h"
+#include "../../engine/quant/half.h"
+#include "../../native/cuda/gemm_kernels.h"
+#include "harness.cuh"
+
+using namespace perigee;
+using namespace perigee::cuda;
+
+namespace {
+
+// What an H200 reaches: cuBLAS in bf16, and a copy.
+constexpr double kTeraflops = 790, kGigabytes = 4300;
+
+// y[i][n] in double for the listed rows: row_of_a[i] of a meets the matrix of group_of[i].
+__global__ void reference(const bf16* a, const bf16* b, const uint64_t* a_at, const uint64_t* b_at, uint32_t n,
+                          uint32_t k, uint32_t b_stride, double* y) {
+  const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
+  if (column >= n) return;
+  const bf16 *x = a + a_at[blockIdx.y], *w = b + b_at[blockIdx.y] + uint64_t(column) * b_stride;
+  double sum = 0;
+  for (uint32_t i = 0; i < k; i++) sum += double(__bfloat162float(x[i])) * double(__bfloat162float(w[i]));
+  y[uint64_t(blockIdx.y) * n + column] = sum;
+}
+
+struct Row {
+  uint64_t a, b, y;  // elements from the beginnings
+};
+
+// Compares rows of a result with doubles; `old`: what the result was added to.
+double error_of(const std::vector<Row>& rows, const bf16* a, const bf16* b, uint32_t n, uint32_t k, uint32_t b_stride,
+                const float* y, const bf16* y_wide, float old) {
+  std::vector<uint64_t> a_at, b_at;
+  for (const Row& row : rows) a_at.push_back(row.a), b_at.push_back(row.b);
+  double* sums = check::device<double>(rows.size() * n);
+  const uint64_t *a_list = check::upload(a_at), *b_list = check::upload(b_at);
+  reference<<<dim3((n + 127) / 128, rows.size()), 128>>>(a, b, a_list, b_list, n, k, b_stride, sums);
+  MUST(cudaGetLastError());
+  std::vector<double> expected = check::download(sums, rows.size() * n);
+  for (double& value : expected) value += old;
+  std::vector<float> got;
+  for (const Row& row : rows) {
+    if (y) {
+      const std::vector<float> part = check::download(y + row.y, n);
+      got.insert(got.end(), part.begin(), part.end());
+    } else {
+      for (const bf16 value : check::download(y_wide + row.y, n)) got.push_back(__bfloat162float(value));
+    }
+  }
+  MUST(cudaFree(sums));
+  MUST(cudaFree(const_cast<uint64_t*>(a_list)));
+  MUST(cudaFree(const_cast<uint64_t*>(b_list)));
+  return check::nmse(got, expected);
+}
+
+// Up to `most` of 0..count-1, with both ends.
+std::vector<uint32_t> sample(uint32_t count, uint32_t most) {
+  std::vector<uint32_t> rows;
+  const uint32_t step = std::max(1u, count / most);
+  for (uint32_t i = 0; i < count; i += step) rows.push_back(i);
+  if (rows.back() != count - 1) rows.push_back(count - 1);
+  return rows;
+}
+
+__global__ void fill(float* y, uint64_t count, float value) {
+  for (uint64_t i = blockIdx.x * uint64_t(blockDim.x) + threadIdx.x; i < count; i += uint64_t(gridDim.x) * blockDim.x)
+    y[i] = value;
+}
+
+void check_dense(uint32_t m, uint32_t n, uint32_t k, uint32_t batch, bool wide, bool add, uint32_t pad) {
+  const uint32_t a_stride = k + pad * 8, b_stride = k + pad * 16, y_stride = n + pad * 2;
+  // Heads lie side by side in a and y, as attention has them.
+  Gemm g = {};
+  bf16* a = check::device<bf16>(uint64_t(m) * batch * a_stride);
+  bf16* b = check::device<bf16>(uint64_t(n) * batch * b_stride);
+  const uint64_t y_count = uint64_t(m) * batch * y_stride, guard = 1024;
+  float* y = check::device<float>(y_count + guard);
+  check::fill_normal(a, uint64_t(m) * batch * a_stride, 1, 1);
+  check::fill_normal(b, uint64_t(n) * batch * b_stride, 1, 2);
+  fill<<<256, 256>>>(y, y_count + guard, 3);
+  MUST(cudaGetLastError());
+  g.a = a, g.b = b, g.m = m, g.n = n, g.k = k, g.batch = batch, g.add = add;
+  g.a_stride = a_stride * batch, g.a_next = a_stride;
+  g.b_stride = b_stride, g.b_next = uint64_t(n) * b_stride;
+  g.y_stride = y_stride * batch, g.y_next = y_stride;
+  if (wide)
+    g.y_wide = reinterpret_cast<bf16*>(y);
+  else
+    g.y = y;
+  MUST(gemm(0, g));
+  MUST(cudaDeviceSynchronize());
+  double worst = 0;
+  for (uint32_t h = 0; h < batch; h++) {
+    std::vector<Row> rows;
+    for (const uint32_t r : sample(m, 48))
+      rows.push_back({r * uint64_t(g.a_stride) + h * g.a_next, h * g.b_next, r * uint64_t(g.y_stride) + h * g.y_next});
+    const double error = error_of(rows, a, b, n, k, b_stride, g.y, g.y_wide, add ? 3 : 0);
+    worst = error <= worst ? worst : error;
+  }
+  bool untouched = true;  // behind the result, and between its rows
+  const std::vector<float> all = check::download(y, y_count + guard);
+  for (uint64_t i = wide ? (y_count + 1) / 2 : y_count; i < y_count + guard; i++) untouched &= all[i] == 3;
+  if (!wide && pad)
+    for (uint64_t i = 0; i < y_count; i++) untouched &= i % y_stride < n || all[i] == 3;
+  char line[200];
+  snprintf(line, sizeof line, "gemm %u x %u x %u, batch %u%s%s%s: nmse %.1e", m, n, k, batch, wide ? ", bf16" : "",
+           add ? ", added" : "", pad ? ", padded rows" : "", worst);
+  check::expect(worst < (wide ? 1e-5 : 1e-9) && untouched, line);
+  MUST(cudaFree(a));
+  MUST(cudaFree(b));
+  MUST(cudaFree(y));
+}
+
+struct Routing {
+  std::vector<int32_t> begin, row_of;
+};
+
+// `slots` choices over the groups: evenly at random, or with popularity falling as 1 / rank.
+Routing route(uint32_t groups, uint32_t slots, uint32_t rows, bool zipf, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<double> weight(groups);
+  for (uint32_t g = 0; g < groups; g++) weight[g] = zipf ? 1.0 / (g + 1) : 1;
+  std::shuffle(weight.begin(), weight.end(), random);
+  std::discrete_distribution<uint32_t> pick(weight.begin(), weight.end());
+  std::vector<int32_t> count(groups);
+  for (uint32_t i = 0; i < slots; i++) count[pick(random)]++;
+  Routing routing;
+  routing.begin.push_back(0);
+  for (const int32_t c : count) routing.begin.push_back(routing.begin.back() + c);
+  for (uint32_t i = 0; i < slots; i++) routing.row_of.push_back(random() % rows);
+  return routing;
+}
+
+void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool zipf, bool gathered) {
+  const uint32_t source_rows = gathered ? slots / 4 + 1 : slots;
+  const Routing routing = route(groups, slots, source_rows, zipf, slots);
+  bf16 *a = check::device<bf16>(uint64_t(source_rows) * k), *b = check::device<bf16>(uint64_t(groups) * n * k),
+       *y = check::device<bf16>(uint64_t(slots) * n);
+  check::fill_normal(a, uint64_t(source_rows) * k, 1, 3);
+  check::fill_normal(b, uint64_t(groups) * n * k, 1, 4);
+  MUST(cudaMemset(y, 0xff, uint64_t(slots) * n * sizeof(bf16)));
+  int32_t *begin = check::upload(routing.begin), *row_of = check::upload(routing.row_of);
+  const GroupedGemm g = {a, gathered ? row_of : nullptr, begin, groups, slots, k, n, b, uint64_t(n) * k, y};
+  MUST(gemm_grouped(0, g));
+  MUST(cudaDeviceSynchronize());
+  std::vector<Row> rows;
+  for (uint32_t group = 0; group < groups; group++) {
+    const uint32_t first = routing.begin[group], last = routing.begin[group + 1];
+    if (first == last) continue;
+    for (const uint32_t i : sample(last - first, std::max(2u, 256 / groups))) {
+      const uint64_t slot = first + i, row = gathered ? routing.row_of[slot] : slot;
+      rows.push_back({row * k, uint64_t(group) * n * k, slot * n});
+    }
+  }
+  const double error = error_of(rows, a, b, n, k, k, nullptr, y, 0);
+  char line[200];
+  snprintf(line, sizeof line, "grouped %u groups, %u slots, %u x %u%s%s: nmse %.1e", groups, slots, n, k,
+           zipf ? ", zipf" : "", gathered ? ", gathered" : "", error);
+  check::expect(error < 1e-5, line);
+  for (void* at : {static_cast<void*>(a), static_cast<void*>(b), static_cast<void*>(y), static_cast<void*>(begin),
+                   static_cast<void*>(row_of)})
+    MUST(cudaFree(at));
+}
+
+// --- widening ---------------------------------------------------------------------------------------------------------
+struct Format {
+  DType type;
+  const char* name;
+  std::vector<size_t> halves;  // places of half fields in a block
+};
+const Format kFormats[] = {
+    {DType::F32, "F32", {}},
+    {DType::F16, "F16", {0}},
+    {DType::BF16, "BF16", {}},
+    {DType::Q4_0, "Q4_0", {offsetof(BlockQ4_0, d)}},
+    {DType::Q4_1, "Q4_1", {offsetof(BlockQ4_1, d), offsetof(BlockQ4_1, m)}},
+    {DType::Q5_0, "Q5_0", {offsetof(BlockQ5_0, d)}},
+    {DType::Q5_1, "Q5_1", {offsetof(BlockQ5_1, d), offsetof(BlockQ5_1, m)}},
+    {DType::Q8_0, "Q8_0", {offsetof(BlockQ8_0, d)}},
+    {DType::IQ4_NL, "IQ4_NL", {offsetof(BlockIQ4_NL, d)}},
+    {DType::Q2_K, "Q2_K", {offsetof(BlockQ2_K, d), offsetof(BlockQ2_K, dmin)}},
+    {DType::Q3_K, "Q3_K", {offsetof(BlockQ3_K, d)}},
+    {DType::Q4_K, "Q4_K", {offsetof(BlockQ4_K, d), offsetof(BlockQ4_K, dmin)}},
+    {DType::Q5_K, "Q5_K", {offsetof(BlockQ5_K, d), offsetof(BlockQ5_K, dmin)}},
+    {DType::Q6_K, "Q6_K", {offsetof(BlockQ6_K, d)}},
+    {DType::IQ4_XS, "IQ4_XS", {offsetof(BlockIQ4_XS, d)}},
+};
+
+// Random blocks whose scales are sane numbers; floats are sane as well.
+std::vector<uint8_t> random_rows(const Format& format, uint32_t rows, uint32_t cols) {
+  std::mt19937 random(cols);
+  std::normal_distribution<float> normal;
+  std::vector<uint8_t> raw(rows * row_bytes(format.type, cols));
+  for (uint8_t& byte : raw) byte = uint8_t(random());
+  const size_t bytes = block_shape(format.type).bytes;
+  for (size_t block = 0; block < raw.size(); block += bytes) {
+    for (const size_t at : format.halves) {
+      const uint16_t bits = float_to_half(0.01f * normal(random));
+      memcpy(&raw[block + at], &bits, sizeof bits);
+    }
+    if (format.type == DType::F32) {
+      const float value = normal(random);
+      memcpy(&raw[block], &value, sizeof value);
+    }
+    if (format.type == DType::BF16) {
+      const uint16_t bits = float_to_bf16(normal(random));
+      memcpy(&raw[block], &bits, sizeof bits);
+    }
+  }
+  return raw;
+}
+
+void check_widen(const Format& format, uint32_t rows, uint32_t cols) {
+  const std::vector<uint8_t> raw = random_rows(format, rows, cols);
+  const size_t bytes = row_bytes(format.type, cols);
+  std::vector<double> expected(uint64_t(rows) * cols);
+  std::vector<float> row(cols);
+  for (uint32_t r = 0; r < rows; r++) {
+    dequantize_row(format.type, &raw[r * bytes], cols, row.data());
+    std::copy(row.begin(), row.end(), expected.begin() + uint64_t(r) * cols);
+  }
+  uint8_t* from = check::upload(raw);
+  bf16* to = check::device<bf16>(expected.size());
+  MUST(widen(0, format.type, from, rows, cols, to));
+  std::vector<float> got;
+  for (const bf16 value : check::download(to, expected.size())) got.push_back(__bfloat162float(value));
+  const double wide_error = check::nmse(got, expected);
+
+  const std::vector<int32_t> tokens = {int32_t(rows - 1), 0, int32_t(rows / 2)};
+  int32_t* token_list = check::upload(tokens);
+  float* x = check::device<float>(tokens.size() * cols);
+  MUST(look_up(0, format.type, from, cols, token_list, tokens.size(), x));
+  std::vector<double> wanted;
+  for (const int32_t t : tokens)
+    wanted.insert(wanted.end(), expected.begin() + uint64_t(t) * cols, expected.begin() + uint64_t(t + 1) * cols);
+  const double look_up_error = check::nmse(check::download(x, wanted.size()), wanted);
+  char line[120];
+  snprintf(line, sizeof line, "widen %s %u x %u: nmse %.1e; look_up %.1e", format.name, rows, cols, wide_error,
+           look_up_error);
+  check::expect(wide_error < 4e-6 && look_up_error < 1e-13, line);
+  MUST(cudaFree(from));
+  MUST(cudaFree(to));
+  MUST(cudaFree(token_list));
+  MUST(cudaFree(x));
+}
+
+void time_widen() {
+  printf("\nwiden 2048 x 7168\n%-8s %8s %8s %8s\n", "type", "us", "GB/s", "% copy");
+  constexpr uint32_t kRows = 2048, kCols = 7168, kCopies = 10;
+  bf16* to = check::device<bf16>(uint64_t(kRows) * kCols * kCopies);
+  for (const Format& format : kFormats) {
+    const uint64_t bytes = kRows * row_bytes(format.type, kCols);
+    uint8_t* raw = check::device<uint8_t>(bytes * kCopies);
+    MUST(cudaMemset(raw, 0x21, bytes * kCopies));
+    const double us = check::microseconds(kCopies, [&](cudaStream_t stream, int i) {
+      MUST(widen(stream, format.type, raw + i * bytes, kRows, kCols, to + uint64_t(i) * kRows * kCols));
+    });
+    const double rate = (bytes + 2.0 * kRows * kCols) / us * 1e-3;
+    printf("%-8s %8.1f %8.0f %7.0f%%\n", format.name, us, rate, 100 * rate / kGigabytes);
+    MUST(cudaFree(raw));
+  }
+  MUST(cudaFree(to));
+}
+
+// --- times of products ------------------------------------------------------------------------------------------------
+void time_dense() {
+  const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {16384, 512},  {7168, 8192},
+                                {4096, 7168}, {7168, 2048},  {36864, 7168}, {7168, 18432}};
+  bf16 *a = check::device<bf16>(uint64_t(4096) * 18432), *b = check::device<bf16>(uint64_t(3) << 28);
+  float* y = check::device<float>(uint64_t(4096) * 36864);
+  check::fill_normal(a, uint64_t(4096) * 18432, 1, 5);
+  check::fill_normal(b, uint64_t(3) << 28, 0.02f, 6);
+  printf("\ngemm to float, cold weights\n%14s", "n x k");
+  const uint32_t most[] = {32, 64, 128, 512, 4096};
+  for (const uint32_t m : most) printf("%8s=%-5u%14s", "m", m, m < 512 ? "us    GB/s" : "us  TFLOP/s");
+  printf("\n");
+  for (const auto [n, k] : shapes) {
+    printf("%6u x %5u", n, k);
+    for (const uint32_t m : most) {
+      const uint64_t size = uint64_t(n) * k;
+      const uint32_t copies = std::min<uint64_t>(20, (uint64_t(3) << 28) / size);
+      const double us = check::microseconds(
+          std::max(copies, m > 1000 ? 2u : 5u),
+          [&](cudaStream_t stream, int i) {
+            Gemm g = {};
+            g.a = a, g.b = b + i % copies * size, g.y = y, g.m = m, g.n = n, g.k = k;
+            g.a_stride = g.b_stride = k, g.y_stride = n;
+            MUST(gemm(stream, g));
+          },
+          5);
+      const double teraflops = 2.0 * m * n * k / us * 1e-6, rate = 2.0 * size / us * 1e-3;
+      printf("  %10.1f %7.0f %4.0f%%", us, m < 512 ? rate : teraflops,
+             100 * (m < 512 ? rate / kGigabytes : teraflops / kTeraflops));
+      fflush(stdout);
+    }
+    printf("\n");
+  }
+  MUST(cudaFree(a));
+  MUST(cudaFree(b));
+  MUST(cudaFree(y));
+}
+
+void time_grouped() {
+  constexpr uint32_t kGroups = 384, kUsed = 8;
+  const uint32_t shapes[][2] = {{4096, 7168}, {7168, 2048}};
+  const uint32_t most_tokens = 16384;
+  bf16 *a = check::device<bf16>(uint64_t(most_tokens) * kUsed * 2048),
+       *b = check::device<bf16>(uint64_t(kGroups) * 4096 * 7168),
+       *y = check::device<bf16>(uint64_t(most_tokens) * kUsed * 7168);
+  check::fill_normal(a, uint64_t(most_tokens) * kUsed * 2048, 1, 7);
+  check::fill_normal(b, uint64_t(kGroups) * 4096 * 7168, 0.02f, 8);
+  printf("\ngrouped, 384 experts, 8 of each token\n%14s %8s %8s %9s %9s %7s %8s %7s\n", "n x k", "routing", "tokens",
+         "us", "GB/s", "", "TFLOP/s", "");
+  for (const auto [n, k] : shapes)
+    for (const bool zipf : {false, true})
+      for (const uint32_t tokens : {32u, 128u, 512u, 2048u, 4096u, 16384u}) {
+        const Routing routing = route(kGroups, tokens * kUsed, tokens, zipf, tokens);
+        int32_t *begin = check::upload(routing.begin), *row_of = check::upload(routing.row_of);
+        double used = 0;
+        for (uint32_t g = 0; g < kGroups; g++) used += routing.begin[g + 1] > routing.begin[g];
+        const GroupedGemm g = {
+            a, k == 7168 ? row_of : nullptr, begin, kGroups, tokens * kUsed, k, n, b, uint64_t(n) * k, y};
+        const double us = check::microseconds(
+            2, [&](cudaStream_t stream, int) { MUST(gemm_grouped(stream, g)); }, 3);
+        const double rate = 2.0 * used * n * k / us * 1e-3, teraflops = 2.0 * tokens * kUsed * n * k / us * 1e-6;
+        printf("%6u x %5u %8s %8u %9.0f %9.0f %6.0f%% %8.0f %6.0f%%\n", n, k, zipf ? "zipf" : "even", tokens, us, rate,
+               100 * rate / kGigabytes, teraflops, 100 * teraflops / kTeraflops);
+        fflush(stdout);
+        MUST(cudaFree(begin));
+        MUST(cudaFree(row_of));
+      }
+  MUST(cudaFree(a));
+  MUST(cudaFree(b));
+  MUST(cudaFree(y));
+}
+
+}  // namespace
+
+// `small`: without the large cases and without times, for sanitizers.
+int main(int argc, char** argv) {
+  const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
+  MUST(prepare_gemm(0));
+  for (const uint32_t m : {1u, 17u, 33u, 64u, 100u, 129u, 300u}) {
+    check_dense(m, 256, 256, 1, false, false, 0);
+    check_dense(m, 4352, 96, 1, false, true, 1);
+    check_dense(m, 90, 32, 3, false, false, 1);
+    check_dense(m, 192, 224, 8, true, false, 1);
+    check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0);
+  }
+  for (const bool zipf : {false, true})
+    for (const bool gathered : {false, true}) {
+      check_grouped(16, 40, 512, 256, zipf, gathered);
+      check_grouped(64, 700, 96, 160, zipf, gathered);
+      check_grouped(512, 3000, 160, 96, zipf, gathered);
+      check_grouped(3, 1500, 256, 32, zipf, gathered);
+    }
+  for (const Format& format : kFormats) {
+    check_widen(format, 37, 256);
+    check_widen(format, 64, 1024);
+  }
+  if (!small) {
+    for (const uint32_t m : {32u, 128u, 512u, 4096u}) {
+      check_dense(m, 2112, 7168, 1, false, false, 0);
+      check_dense(m, 12288, 1536, 1, false, true, 0);
+      check_dense(m, 512, 128, 64, true, false, 0);
+      check_dense(m, 4096, 7168, 1, true, false, 0);
+    }
+    check_grouped(384, 1024, 4096, 7168, true, true);
+    check_grouped(384, 32768, 7168, 2048, false, false);
+    time_dense();
+    time_grouped();
+    time_widen();
+  }
+  return check::done();
+}
