@@ -57,13 +57,16 @@ struct Router {
 };
 cudaError_t route(cudaStream_t stream, const Router& args);
 
-// Tokens sorted by expert for grouped products; experts outside [first, first + count) are left out.
+// Tokens sorted by expert for grouped products, those of one expert in ascending order of token * used + k. Experts outside
+// 0 .. experts - 1 are left out.
 struct Groups {
   const int32_t* chosen;  // [n][used]
   uint32_t n, used, experts;
   int32_t* begin;     // [experts + 1]
   int32_t* token_of;  // [n * used] token of each sorted slot
-  int32_t* slot_of;   // [n * used] sorted slot of token * used + k
+  int32_t* slot_of;   // [n * used] sorted slot of token * used + k; -1: left out
+  // [experts] the group 0 .. experts - 1 that an expert's tokens form, negative: left out; null: its own number.
+  const int32_t* group_of = nullptr;
 };
 cudaError_t group_by_expert(cudaStream_t stream, const Groups& args);
 
