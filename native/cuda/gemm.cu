@@ -88,7 +88,8 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args) {
   p.y_stride = args.n;
   p.paired = paired(args.y, 2 * sizeof(bf16), args.n, 0);
   // Groups differ in size: tiles for twice the average waste little on the small ones.
-  return multiply_portable(stream, p, tile_rows_for(2 * args.slots / args.groups), device->processors);
+  const uint32_t rows = args.rows ? args.rows : args.slots;
+  return multiply_portable(stream, p, tile_rows_for(2 * rows / args.groups), device->processors);
 }
 
 }  // namespace perigee::cuda

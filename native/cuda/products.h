@@ -65,7 +65,8 @@ struct Gemm {
 };
 cudaError_t gemm(cudaStream_t stream, const Gemm& args);
 
-// Products of sorted rows with each one's own expert: rows begin[e] .. begin[e + 1] of a meet b + e * b_next.
+// Products of sorted rows with each one's own expert: rows begin[e] .. begin[e + 1] of a meet b + e * b_next. begin[0] need
+// not be 0, nor begin[groups] be `slots`: groups may be met a few at a time. Rows of other groups are left alone.
 struct GroupedGemm {
   const bf16* a;          // [slots][k]
   const int32_t* row_of;  // [slots] row of `a` that a sorted slot reads, or null: the slot itself
@@ -73,7 +74,8 @@ struct GroupedGemm {
   uint32_t groups, slots, k, n;
   const bf16* b;  // [groups][n][k]
   uint64_t b_next;
-  bf16* y;  // [slots][n]
+  bf16* y;            // [slots][n]
+  uint32_t rows = 0;  // about how many rows these groups have together, for choosing tiles; 0: `slots`
 };
 cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args);
 
