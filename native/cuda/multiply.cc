@@ -1,0 +1,65 @@
+// Products of weights as they lie on the device with any number of rows.
+#include "check.h"
+#include "gemm_kernels.h"
+
+namespace perigee::cuda {
+namespace {
+
+// Up to here several products of few rows read less than one that first unpacks: that writes and reads two bytes a weight
+// beside the packed one.
+constexpr uint32_t kSlicedRows = 48;
+
+Rows from_row(const Rows& x, uint32_t row) {
+  const uint64_t at = uint64_t(row) * x.cols, padded = uint64_t(row) * padded_cols(x.cols);
+  Rows rows = x;
+  if (x.f32 != nullptr) rows.f32 += at;
+  if (x.wide != nullptr) rows.wide += at;
+  if (x.q != nullptr) rows.q += padded, rows.scale += padded / 32, rows.sum += padded / 16;
+  return rows;
+}
+
+cudaError_t multiply_sliced(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count) {
+  for (uint32_t first = 0; first < n; first += kFewRows) {
+    Output slice[kMostOutputs];
+    for (uint32_t i = 0; i < count; i++) {
+      slice[i] = outputs[i];
+      slice[i].y += uint64_t(first) * outputs[i].y_stride;
+    }
+    const uint32_t rows = n - first < kFewRows ? n - first : kFewRows;
+    CUDA_TRY(multiply_few(stream, from_row(x, first), rows, slice, count));
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+uint64_t wide_bytes(const Matrix& w) { return w.type == DType::BF16 ? 0 : uint64_t(w.rows) * w.cols * sizeof(bf16); }
+
+cudaError_t multiply(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count,
+                     bf16* space) {
+  if (count > kMostOutputs) CUDA_TRY(cudaErrorInvalidValue);
+  if (n <= kSlicedRows) return multiply_sliced(stream, x, n, outputs, count);
+  for (uint32_t i = 0; i < count; i++) {
+    const Output& output = outputs[i];
+    const Matrix& w = *output.w;
+    if (w.type != DType::BF16) CUDA_TRY(unpack(stream, w, 0, space));
+    Gemm g = {};
+    g.a = x.wide;
+    g.m = n;
+    g.k = g.a_stride = g.b_stride = w.cols;
+    g.b = w.type == DType::BF16 ? reinterpret_cast<const bf16*>(w.packed) : space;
+    g.n = w.rows;
+    g.y = output.y;
+    g.y_stride = output.y_stride;
+    g.add = output.add;
+    CUDA_TRY(gemm(stream, g));
+  }
+  return cudaSuccess;
+}
+
+cudaError_t prepare_products(int device) {
+  CUDA_TRY(prepare_gemm(device));
+  return cudaSuccess;
+}
+
+}  // namespace perigee::cuda
