@@ -12,11 +12,14 @@ class Arena {
   // `count` elements, 64-byte aligned (a cache line: ranks do not share lines by accident).
   template <typename T>
   T* take(size_t count) {
-    used_ = (used_ + 63) & ~uint64_t{63};
+    align(64);
     T* at = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
     used_ += uint64_t{sizeof(T)} * count;
     return at;
   }
+
+  // `bytes` is a power of two that the base is a multiple of.
+  void align(uint64_t bytes) { used_ = (used_ + bytes - 1) & ~(bytes - 1); }
 
   uint64_t used() const { return used_; }
 

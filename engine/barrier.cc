@@ -2,19 +2,6 @@
 
 namespace perigee {
 
-namespace {
-
-// Tells the CPU that this is a spin: its other hyperthread goes on, and the way out of the loop is not mispredicted.
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-}  // namespace
-
 bool changes_soon(const int32_t* word, int32_t expected, uint32_t spins) {
   for (uint32_t i = 0; i < spins; i++) {
     if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != expected) return true;

@@ -31,21 +31,11 @@ void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t 
   rank.weights = arena.take<Weight>(static_cast<size_t>(c.layers) * kSlots);
   rank.heads = rank_range(c.heads, r, l.ranks, 1);
   rank.hidden_rows = rank_range(c.hidden, r, l.ranks, kRowMultiple);
-  rank.h = arena.take<float>(t * at_least(c.hidden, c.q_rank));
-  rank.q = arena.take<float>(t * heads * c.query_dim());
-  rank.q_absorbed = arena.take<float>(t * heads * c.latent_dim());
-  rank.o_latent = arena.take<float>(t * heads * c.kv_rank);
-  rank.scores = arena.take<float>(at_least(kScoreFloats, heads * l.context));
-  rank.lengths = arena.take<int32_t>(t * heads);
-  rank.chosen = arena.take<int32_t>(slots);
-  rank.gate = arena.take<float>(slots);
   rank.order = arena.take<int32_t>(slots);
   rank.slot_of = arena.take<int32_t>(slots);
   rank.token_of = arena.take<int32_t>(slots);
   rank.product_of = arena.take<float*>(slots);
   rank.expert_begin = arena.take<int32_t>(c.experts + 1);
-  rank.keys = arena.take<float>(c.experts);
-  rank.probabilities = arena.take<float>(c.experts);
   ShardBatch& batch = rank.batch;
   batch.exact = l.exact;
   batch.input_capacity = engine_input_bytes(c, l);
@@ -55,13 +45,48 @@ void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t 
   batch.output = arena.take<uint8_t>(batch.output_capacity);
   batch.jobs = arena.take<Job>(batch.job_capacity);
   batch.shards = arena.take<uint32_t>(batch.job_capacity);
+  if (l.experts_only) return;
+  rank.h = arena.take<float>(t * at_least(c.hidden, c.q_rank));
+  rank.q = arena.take<float>(t * heads * c.query_dim());
+  rank.q_absorbed = arena.take<float>(t * heads * c.latent_dim());
+  rank.o_latent = arena.take<float>(t * heads * c.kv_rank);
+  rank.scores = arena.take<float>(at_least(kScoreFloats, heads * l.context));
+  rank.lengths = arena.take<int32_t>(t * heads);
+  rank.chosen = arena.take<int32_t>(slots);
+  rank.gate = arena.take<float>(slots);
+  rank.keys = arena.take<float>(c.experts);
+  rank.probabilities = arena.take<float>(c.experts);
 }
 
 // Most locations all the ranks' matrices can need; engine_bind deals them out.
 size_t location_count(const ModelConfig& c, const Limits& l) {
   const size_t moe_layers = c.layers - c.dense_layers;
+  if (l.experts_only) return l.ranks * moe_layers * 3 * c.experts;
   return l.ranks * (2 + c.layers * (10 + 2 * static_cast<size_t>(c.heads)) +
                     moe_layers * (4 + 3 * static_cast<size_t>(c.experts)));
+}
+
+// What a whole model has beside the ranks' own: activations that pass between them, vectors and pages.
+void lay_out_model(Arena& arena, const ModelConfig& c, const Limits& l, Engine& e) {
+  const size_t t = l.batch_tokens;
+  lay_out_step(arena, c, l, e.step);
+  e.frequencies = arena.take<float>(c.rope_dim / 2);
+  e.rope = arena.take<float>(t * c.rope_dim);
+  e.x = arena.take<float>(t * c.hidden);
+  e.qkv = arena.take<float>(t * e.qkv_width());
+  e.attention = arena.take<float>(t * c.heads * c.value_dim);
+  e.router_scores = arena.take<float>(t * c.experts);
+  e.mid = arena.take<float>(t * at_least(c.shared_width, c.dense_width));
+  e.page_pointers = arena.take<const float*>(static_cast<size_t>(l.ranks) * e.step.table_stride);
+  e.output_norm = arena.take<float>(c.hidden);
+  e.vectors = arena.take<LayerVectors>(c.layers);
+  for (uint32_t layer = 0; layer < c.layers; layer++) {
+    const LayerVectors vectors = {arena.take<float>(c.hidden), arena.take<float>(c.hidden), arena.take<float>(c.q_rank),
+                                  arena.take<float>(c.kv_rank), arena.take<float>(c.experts)};
+    if (e.vectors) e.vectors[layer] = vectors;
+  }
+  lay_out_taps(arena, c, l, e.taps);
+  e.pages = arena.take<float>(static_cast<size_t>(c.layers) * l.pages * l.page_tokens * c.latent_dim());
 }
 
 // The whole arena, the engine first. With a null base it is only measured.
@@ -70,28 +95,11 @@ uint64_t lay_out(void* base, const ModelConfig& c, const Limits& l) {
   Engine* placed = arena.take<Engine>(1);
   Engine measured;
   Engine& e = base ? *placed : measured;
-  const size_t t = l.batch_tokens;
   e = {};
   e.config = c;
   e.limits = l;
-  lay_out_step(arena, c, l, e.step);
   e.shared_input = arena.take<uint8_t>(engine_input_bytes(c, l));
-  e.frequencies = arena.take<float>(c.rope_dim / 2);
-  e.rope = arena.take<float>(t * c.rope_dim);
-  e.x = arena.take<float>(t * c.hidden);
-  e.qkv = arena.take<float>(t * e.qkv_width());
-  e.attention = arena.take<float>(t * c.heads * c.value_dim);
-  e.router_scores = arena.take<float>(t * c.experts);
-  e.mid = arena.take<float>(t * at_least(c.shared_width, c.dense_width));
-  e.expert_mid = arena.take<float>(t * c.experts_used * c.expert_width);
-  e.page_pointers = arena.take<const float*>(static_cast<size_t>(l.ranks) * e.step.table_stride);
-  e.output_norm = arena.take<float>(c.hidden);
-  e.vectors = arena.take<LayerVectors>(c.layers);
-  for (uint32_t layer = 0; layer < c.layers; layer++) {
-    const LayerVectors vectors = {arena.take<float>(c.hidden), arena.take<float>(c.hidden), arena.take<float>(c.q_rank),
-                                  arena.take<float>(c.kv_rank), arena.take<float>(c.experts)};
-    if (base) e.vectors[layer] = vectors;
-  }
+  e.expert_mid = arena.take<float>(size_t{l.batch_tokens} * c.experts_used * c.expert_width);
   e.ranks = arena.take<Rank>(l.ranks);
   for (uint32_t r = 0; r < l.ranks; r++) {
     Rank counted_rank;
@@ -99,8 +107,11 @@ uint64_t lay_out(void* base, const ModelConfig& c, const Limits& l) {
   }
   e.locations_capacity = location_count(c, l);
   e.locations = arena.take<Location>(e.locations_capacity);
-  lay_out_taps(arena, c, l, e.taps);
-  e.pages = arena.take<float>(static_cast<size_t>(c.layers) * l.pages * l.page_tokens * c.latent_dim());
+  if (l.experts_only) {
+    e.exchange = lay_out_exchange(arena, c, l);
+  } else {
+    lay_out_model(arena, c, l, e);
+  }
   return arena.used();
 }
 
@@ -121,16 +132,17 @@ Status engine_create(void* arena, uint64_t bytes, const ModelConfig& config, con
   Engine& e = *static_cast<Engine*>(arena);
   e.kernels = kernels;
   for (uint32_t r = 0; r < limits.ranks; r++) e.ranks[r].batch.kernels = kernels;
+  *out = &e;
+  if (limits.experts_only) return Status::Ok;
   const float m = config.attention_factor;
   e.softmax_scale = m * m / __builtin_sqrtf(static_cast<float>(config.query_dim()));
   rope_frequencies(config, e.frequencies);
-  *out = &e;
   return Status::Ok;
 }
 
 float* engine_vector(Engine& e, Vector vector, uint32_t layer, uint32_t* length) {
   const ModelConfig& c = e.config;
-  if (layer >= c.layers) return nullptr;
+  if (layer >= c.layers || e.limits.experts_only) return nullptr;
   const LayerVectors& v = e.vectors[layer];
   switch (vector) {
     case Vector::OutputNorm:
@@ -164,7 +176,8 @@ bool part_fits(const Engine& e, uint32_t r, Slot slot, uint32_t row_begin, uint3
                uint32_t count) {
   const MatrixShape shape = slot_shape(e.config, slot);
   const Rank& rank = e.ranks[r];
-  if (shape.rows == 0 || cols != shape.cols) return false;
+  const bool of_experts = slot == Slot::ExpertGate || slot == Slot::ExpertUp || slot == Slot::ExpertDown;
+  if (shape.rows == 0 || cols != shape.cols || (e.limits.experts_only && !of_experts)) return false;
   if (slot == Slot::AttnKB || slot == Slot::AttnVB) {
     return row_begin == 0 && rows == shape.rows && count == rank.heads.size();
   }
@@ -195,6 +208,7 @@ StepBlock* engine_step_block(Engine& e) { return &e.step; }
 Status engine_check_step(const Engine& e) {
   const StepBlock& s = e.step;
   const Limits& l = e.limits;
+  if (l.experts_only) return Status::BadStep;
   if (s.tokens_count == 0 || s.tokens_count > l.batch_tokens || s.outputs_count > l.batch_outputs)
     return Status::BadStep;
   if (s.sequences_count == 0 || s.sequences_count > l.batch_sequences) return Status::BadStep;

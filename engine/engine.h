@@ -9,6 +9,7 @@
 namespace perigee {
 
 struct Engine;
+struct Exchange;
 enum class Tap : uint32_t;
 
 enum class Status : int32_t {
@@ -46,7 +47,7 @@ uint64_t engine_bytes(const ModelConfig& config, const Limits& limits);
 uint64_t engine_input_bytes(const ModelConfig& config, const Limits& limits);
 uint64_t engine_output_bytes(const ModelConfig& config, const Limits& limits);
 
-// Lays the engine out in `arena` (64-byte aligned) and chooses the kernel table `isa` (null: the fastest).
+// Lays the engine out in `arena` (4096-byte aligned) and chooses the kernel table `isa` (null: the fastest).
 Status engine_create(void* arena, uint64_t bytes, const ModelConfig& config, const Limits& limits, const char* isa,
                      Engine** out);
 
@@ -70,6 +71,11 @@ void engine_forward(Engine& engine, uint32_t rank);
 // What the last step left at one tap of one layer: [batch_tokens][width], of which the step's tokens are filled. Null
 // without Limits.taps, or where the layer has no such tap (taps.h).
 const void* engine_tap(const Engine& engine, Tap tap, uint32_t layer, uint32_t* width);
+
+// With Limits.experts_only: where the device and the ranks meet (exchange.h), else null. Before each step the exchange's words
+// are reset and the number of tokens is told; then the device may start, and engine_forward serves its layers.
+Exchange* engine_exchange(Engine& engine);
+Status engine_begin_experts(Engine& engine, uint32_t tokens);
 
 // Makes every rank that waits in a barrier leave the step; for use when one of them has died, or to stop early.
 void engine_abort(Engine& engine);

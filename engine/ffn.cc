@@ -84,78 +84,27 @@ void route(Engine& e, Rank& rank, uint32_t layer) {
   }
 }
 
-// expert_mid[slot] = silu(gate) * up of each token with each of its experts, own columns. A weight block is read once for
-// all tokens of its expert.
-void experts_in(Engine& e, Rank& rank, uint32_t layer) {
-  const ModelConfig& c = e.config;
-  const uint32_t n = e.step.tokens_count, slots = n * c.experts_used;
-  const Weight& gate = e.weight(rank, layer, Slot::ExpertGate);
-  const Weight& up = e.weight(rank, layer, Slot::ExpertUp);
-  ShardBatch& batch = rank.batch;
-  open_shared(e, rank);
-  PutOnce h{batch, rank.h, n, c.hidden, own_rows(e, rank, n)};
-  const uint32_t x_gate = h(gate.type), x_up = h(up.type);
-  route(e, rank, layer);
-  meet_if_dealt(e, Stage::ExpertsIn);
-  group_by_expert(chooser(e, rank).chosen, n, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
-  int32_t* token_of = rank.token_of;
-  for (uint32_t s = 0; s < slots; s++) token_of[s] = rank.order[s] / static_cast<int32_t>(c.experts_used);
-  const uint32_t rows = batch.put_indices(token_of, slots, !e.deals_tokens() || rank.index == 0);
-  for (uint32_t expert = 0; expert < c.experts; expert++) {
-    const uint32_t begin = rank.expert_begin[expert], count = rank.expert_begin[expert + 1] - begin;
-    if (count == 0) continue;
-    const uint32_t first = static_cast<uint32_t>(rows + begin * sizeof(int32_t));
-    batch.multiply(gate, expert, x_gate, first, count);
-    batch.multiply(up, expert, x_up, first, count);
-  }
-  run_shared(e, rank, Stage::ExpertsIn);
-  uint32_t slot = 0;
-  for (uint32_t job = 0; job < batch.job_count; job += 2) {
-    const uint32_t count = batch.jobs[job].n;
-    write_mid(e, batch, gate, batch.jobs[job].y / sizeof(float), batch.jobs[job + 1].y / sizeof(float), count,
-              e.expert_mid + static_cast<size_t>(slot) * c.expert_width, c.expert_width);
-    slot += count;
-  }
-  stage_done(Stage::ExpertsIn);
-}
-
-// x[t] += sum over k of weight_k * down_k(mid) in the order chosen, then the shared expert; own rows.
+// x[t] += routed experts, then the shared expert; own rows.
 void experts_out(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
-  const uint32_t n = e.step.tokens_count, slots = n * c.experts_used;
-  const Weight& down = e.weight(rank, layer, Slot::ExpertDown);
+  const uint32_t n = e.step.tokens_count, width = rank.hidden_rows.size();
   const Weight& shared = e.weight(rank, layer, Slot::SharedDown);
   ShardBatch& batch = rank.batch;
   open_shared(e, rank);
-  const uint32_t x =
-      batch.put(down.type, e.expert_mid, slots, c.expert_width, c.expert_width, own_rows(e, rank, slots));
-  const size_t x_row = activation_row_bytes(activation_for(down.type, batch.exact), c.expert_width);
-  float** product_of = rank.product_of;
-  for (uint32_t expert = 0; expert < c.experts; expert++) {
-    const uint32_t begin = rank.expert_begin[expert], count = rank.expert_begin[expert + 1] - begin;
-    if (count == 0) continue;
-    const size_t y = batch.multiply(down, expert, static_cast<uint32_t>(x + begin * x_row), kAllRows, count);
-    for (uint32_t i = 0; i < count; i++) product_of[begin + i] = batch.result(y + static_cast<size_t>(i) * down.rows);
-  }
+  add_expert_downs(e, rank, layer);
   size_t y_shared = 0;
   if (c.shared_width) {
     const uint32_t mid = batch.put(shared.type, e.mid, n, c.shared_width, c.shared_width, own_rows(e, rank, n));
     y_shared = batch.multiply(shared, 0, mid, kAllRows, n);
   }
   run_shared(e, rank, Stage::ExpertsOut);
-  const float* gate = chooser(e, rank).gate;
   float* sum = rank.h;  // no longer needed; [T][own hidden rows]
   for (uint32_t t = 0; t < n; t++) {
-    float* row = sum + static_cast<size_t>(t) * down.rows;
-    __builtin_memset(row, 0, down.rows * sizeof(float));
-    for (uint32_t k = 0; k < c.experts_used; k++) {
-      const uint32_t s = t * c.experts_used + k;
-      e.kernels->axpy(gate[s], product_of[rank.slot_of[s]], down.rows, row);
-    }
-    if (c.shared_width)
-      e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * down.rows), down.rows, row);
+    float* row = sum + static_cast<size_t>(t) * width;
+    sum_experts(e, rank, layer, t, chooser(e, rank).gate, row);
+    if (c.shared_width) e.kernels->axpy(1.0f, batch.result(y_shared + static_cast<size_t>(t) * width), width, row);
   }
-  tap_columns(e, Tap::FeedForward, layer, sum, down.rows, rank.hidden_rows);
+  tap_columns(e, Tap::FeedForward, layer, sum, width, rank.hidden_rows);
   add_to_residual(e, rank, sum);
   stage_done(Stage::ExpertsOut);
 }
@@ -188,11 +137,75 @@ void dense_ffn(Engine& e, Rank& rank, uint32_t layer) {
   meet(e);
 }
 
+ExpertInput put_expert_input(Engine& e, Rank& rank, uint32_t layer, const float* h) {
+  const uint32_t n = e.step.tokens_count;
+  PutOnce put{rank.batch, h, n, e.config.hidden, own_rows(e, rank, n)};
+  const uint32_t gate = put(e.weight(rank, layer, Slot::ExpertGate).type);
+  return {gate, put(e.weight(rank, layer, Slot::ExpertUp).type)};
+}
+
+void experts_in(Engine& e, Rank& rank, uint32_t layer, ExpertInput x, const int32_t* chosen) {
+  const ModelConfig& c = e.config;
+  const Weight& gate = e.weight(rank, layer, Slot::ExpertGate);
+  const Weight& up = e.weight(rank, layer, Slot::ExpertUp);
+  ShardBatch& batch = rank.batch;
+  group_by_expert(chosen, e.step.tokens_count, c.experts_used, c.experts, rank.order, rank.slot_of, rank.expert_begin);
+  const auto slots = static_cast<uint32_t>(rank.expert_begin[c.experts]);
+  int32_t* token_of = rank.token_of;
+  for (uint32_t s = 0; s < slots; s++) token_of[s] = rank.order[s] / static_cast<int32_t>(c.experts_used);
+  const uint32_t rows = batch.put_indices(token_of, slots, !e.deals_tokens() || rank.index == 0);
+  for (uint32_t expert = 0; expert < c.experts; expert++) {
+    const uint32_t begin = rank.expert_begin[expert], count = rank.expert_begin[expert + 1] - begin;
+    if (count == 0) continue;
+    const uint32_t first = static_cast<uint32_t>(rows + begin * sizeof(int32_t));
+    batch.multiply(gate, expert, x.gate, first, count);
+    batch.multiply(up, expert, x.up, first, count);
+  }
+  run_shared(e, rank, Stage::ExpertsIn);
+  uint32_t slot = 0;
+  for (uint32_t job = 0; job < batch.job_count; job += 2) {
+    const uint32_t count = batch.jobs[job].n;
+    write_mid(e, batch, gate, batch.jobs[job].y / sizeof(float), batch.jobs[job + 1].y / sizeof(float), count,
+              e.expert_mid + static_cast<size_t>(slot) * c.expert_width, c.expert_width);
+    slot += count;
+  }
+  stage_done(Stage::ExpertsIn);
+}
+
+void add_expert_downs(Engine& e, Rank& rank, uint32_t layer) {
+  const ModelConfig& c = e.config;
+  const Weight& down = e.weight(rank, layer, Slot::ExpertDown);
+  const auto slots = static_cast<uint32_t>(rank.expert_begin[c.experts]);
+  ShardBatch& batch = rank.batch;
+  const uint32_t x =
+      batch.put(down.type, e.expert_mid, slots, c.expert_width, c.expert_width, own_rows(e, rank, slots));
+  const size_t x_row = activation_row_bytes(activation_for(down.type, batch.exact), c.expert_width);
+  for (uint32_t expert = 0; expert < c.experts; expert++) {
+    const uint32_t begin = rank.expert_begin[expert], count = rank.expert_begin[expert + 1] - begin;
+    if (count == 0) continue;
+    const size_t y = batch.multiply(down, expert, static_cast<uint32_t>(x + begin * x_row), kAllRows, count);
+    for (uint32_t i = 0; i < count; i++)
+      rank.product_of[begin + i] = batch.result(y + static_cast<size_t>(i) * down.rows);
+  }
+}
+
+void sum_experts(Engine& e, Rank& rank, uint32_t layer, uint32_t t, const float* weight, float* row) {
+  const uint32_t width = e.weight(rank, layer, Slot::ExpertDown).rows, used = e.config.experts_used;
+  __builtin_memset(row, 0, width * sizeof(float));
+  for (uint32_t s = t * used; s < (t + 1) * used; s++) {
+    if (rank.slot_of[s] >= 0) e.kernels->axpy(weight[s], rank.product_of[rank.slot_of[s]], width, row);
+  }
+}
+
 void moe_ffn(Engine& e, Rank& rank, uint32_t layer) {
   norm_tokens(e, rank, e.vectors[layer].ffn_norm);
   score_and_share(e, rank, layer);
   meet(e);
-  experts_in(e, rank, layer);
+  open_shared(e, rank);
+  const ExpertInput x = put_expert_input(e, rank, layer, rank.h);
+  route(e, rank, layer);
+  meet_if_dealt(e, Stage::ExpertsIn);
+  experts_in(e, rank, layer, x, chooser(e, rank).chosen);
   meet(e);
   experts_out(e, rank, layer);
   meet(e);

@@ -17,6 +17,24 @@ void dense_ffn(Engine& e, Rank& rank, uint32_t layer);
 // x += routed experts + shared expert (ffn.cc).
 void moe_ffn(Engine& e, Rank& rank, uint32_t layer);
 
+// Routed experts in parts, for moe_ffn and for serve_experts (exchange.h).
+
+// Activation rows of h[T][hidden] for the products with gate and up, as offsets in the open batch.
+struct ExpertInput {
+  uint32_t gate, up;
+};
+ExpertInput put_expert_input(Engine& e, Rank& rank, uint32_t layer, const float* h);
+
+// expert_mid[slot] = silu(gate) * up of each token with each of its experts, own columns. A weight block is read once for
+// all tokens of its expert. Runs the open batch.
+void experts_in(Engine& e, Rank& rank, uint32_t layer, ExpertInput x, const int32_t* chosen);
+
+// Adds down . expert_mid of all slots to the open batch, own rows.
+void add_expert_downs(Engine& e, Rank& rank, uint32_t layer);
+
+// row[own hidden rows] = sum over k of weight[t][k] * its product, in the order chosen, once the batch has run.
+void sum_experts(Engine& e, Rank& rank, uint32_t layer, uint32_t t, const float* weight, float* row);
+
 // Logits of the wanted tokens, this rank's vocabulary rows (head.cc).
 void head(Engine& e, Rank& rank);
 

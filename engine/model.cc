@@ -59,6 +59,7 @@ void rotate_positions(Engine& e, uint32_t r) {
 
 void engine_forward(Engine& e, uint32_t r) {
   Rank& rank = e.ranks[r];
+  if (e.limits.experts_only) return serve_experts(e, rank);
   rotate_positions(e, r);
   embed(e, rank);
   meet(e);

@@ -72,10 +72,15 @@ void group_by_expert(const int32_t* chosen, uint32_t tokens, uint32_t experts_us
                      int32_t* slot_of, int32_t* begin) {
   const uint32_t slots = tokens * experts_used;
   for (uint32_t e = 0; e <= experts; e++) begin[e] = 0;
-  for (uint32_t s = 0; s < slots; s++) begin[chosen[s] + 1]++;
+  const auto left_out = [&](uint32_t s) { return static_cast<uint32_t>(chosen[s]) >= experts; };
+  for (uint32_t s = 0; s < slots; s++) {
+    if (!left_out(s)) begin[chosen[s] + 1]++;
+  }
   for (uint32_t e = 0; e < experts; e++) begin[e + 1] += begin[e];
   // begin[e] serves as the running end of expert e while slots are dealt out, then every entry is one expert too far.
   for (uint32_t s = 0; s < slots; s++) {
+    slot_of[s] = -1;
+    if (left_out(s)) continue;
     const int32_t at = begin[chosen[s]]++;
     order[at] = static_cast<int32_t>(s);
     slot_of[s] = at;

@@ -11,7 +11,7 @@ void choose_experts(const ModelConfig& config, const float* scores, const float*
                     float* weights);
 
 // Sorts the slots (token, k) by expert, stably: order[i] = token * experts_used + k, begin[e] the first i of expert e
-// (begin[experts] = the total), slot_of the inverse of order.
+// (begin[experts] = the total), slot_of the inverse of order. Slots without an expert (-1) are left out: slot_of is -1.
 void group_by_expert(const int32_t* chosen, uint32_t tokens, uint32_t experts_used, uint32_t experts, int32_t* order,
                      int32_t* slot_of, int32_t* begin);
 

@@ -28,7 +28,10 @@ uint32_t job_capacity(const ModelConfig& c, const Limits& l) {
 
 uint64_t engine_input_bytes(const ModelConfig& c, const Limits& l) {
   const uint64_t t = l.batch_tokens, slots = t * c.experts_used, heads = largest_share(c.heads, l.ranks, 1);
-  uint64_t bytes = 3 * t * row_bound(c.hidden) + slots * sizeof(int32_t) + 16;  // h in up to three kinds, an index list
+  // h in up to three kinds, an index list; then what lies between the experts' two products
+  uint64_t bytes = 3 * t * row_bound(c.hidden) + slots * sizeof(int32_t) + 16;
+  bytes = largest(bytes, slots * row_bound(c.expert_width));
+  if (l.experts_only) return bytes;
   bytes = largest(bytes, t * row_bound(c.q_rank));
   bytes = largest(bytes, heads * t * row_bound(largest(c.nope_dim, c.kv_rank)));
   bytes = largest(bytes, t * row_bound(uint64_t{c.heads} * c.value_dim));
@@ -39,15 +42,17 @@ uint64_t engine_input_bytes(const ModelConfig& c, const Limits& l) {
 uint64_t engine_output_bytes(const ModelConfig& c, const Limits& l) {
   const uint64_t t = l.batch_tokens, slots = t * c.experts_used, heads = largest_share(c.heads, l.ranks, 1);
   const auto share = [&](uint32_t total) { return uint64_t{largest_share(total, l.ranks, kRowMultiple)}; };
-  uint64_t floats = t * c.hidden;  // embedding rows
+  const uint64_t room = uint64_t{16} * job_capacity(c, l);
+  uint64_t floats = largest(2 * slots * share(c.expert_width), slots * share(c.hidden));
+  if (l.experts_only) return floats * sizeof(float) + room;
+  floats = largest(floats, t * c.hidden);  // embedding rows
   floats = largest(floats, uint64_t{l.batch_outputs} * share(c.vocabulary));
   floats = largest(floats, t * (share(c.q_rank) + share(c.latent_dim()) + heads * c.query_dim()));
   floats = largest(floats, heads * t * largest(c.kv_rank, c.value_dim));
   floats = largest(floats, 2 * t * share(c.dense_width));
   floats = largest(floats, t * (share(c.experts) + 2 * share(c.shared_width)));
-  floats = largest(floats, 2 * slots * share(c.expert_width));
   floats = largest(floats, (slots + t) * share(c.hidden));
-  return floats * sizeof(float) + uint64_t{16} * job_capacity(c, l);
+  return floats * sizeof(float) + room;
 }
 
 bool config_is_sound(const ModelConfig& c, const Limits& l) {
@@ -67,6 +72,7 @@ bool config_is_sound(const ModelConfig& c, const Limits& l) {
     return false;
   if (l.batch_outputs > l.batch_tokens || l.context == 0 || l.batch_tokens > 65536) return false;
   if (c.dense_layers > 0 && c.dense_width == 0) return false;
+  if (l.experts_only && (l.taps || c.dense_layers == c.layers)) return false;
   if (c.dense_layers == c.layers) return true;
   return c.experts > 0 && c.expert_width > 0 && c.experts_used > 0 && c.experts_used <= c.experts &&
          c.experts_used <= kMaxExpertsUsed && c.groups <= 256 && c.experts % c.groups == 0 &&

@@ -3,6 +3,7 @@
 #pragma once
 #include "barrier.h"
 #include "engine.h"
+#include "exchange.h"
 #include "kernels/kernels.h"
 #include "shard_batch.h"
 #include "taps.h"
@@ -74,6 +75,7 @@ struct Engine {
   Location* locations;          // [locations_capacity], the first locations_used taken by engine_bind
   size_t locations_used, locations_capacity;
   Taps taps;
+  Exchange* exchange;  // null for a whole model
 
   // With few tokens every rank does the work per token (norms, quantizing, routing) for itself: cheaper than a barrier.
   // With more the ranks deal it out, and meet before they multiply.

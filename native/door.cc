@@ -38,6 +38,11 @@ void wait_while_equal(int32_t* word, int32_t expected) {
 
 void wake_all(int32_t* word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, nullptr, nullptr, 0); }
 
+void rest() {
+  const timespec nap = {0, 50'000};
+  nanosleep(&nap, nullptr);
+}
+
 // The core keeps nothing on its stack that would need to be undone.
 void leave_step() { _longjmp(rank_thread->outside, 1); }
 

@@ -31,6 +31,11 @@ void wait_while_equal(int32_t* word, int32_t expected) {
 
 void wake_all(int32_t* word) { __builtin_wasm_memory_atomic_notify(word, 0xffffffffu); }
 
+void rest() {
+  int32_t nobody_wakes = 0;
+  __builtin_wasm_memory_atomic_wait32(&nobody_wakes, 0, 50'000);
+}
+
 void leave_step() { __builtin_trap(); }
 
 }  // namespace perigee
@@ -71,6 +76,10 @@ EXPORT(engine_bind)
 Location* export_bind(Engine* engine, uint32_t rank, Slot slot, uint32_t layer, DType type, uint32_t row_begin,
                       uint32_t rows, uint32_t cols, uint32_t count) {
   return engine_bind(*engine, rank, slot, layer, type, row_begin, rows, cols, count);
+}
+EXPORT(engine_exchange) Exchange* export_exchange(Engine* engine) { return engine_exchange(*engine); }
+EXPORT(engine_begin_experts) Status export_begin_experts(Engine* engine, uint32_t tokens) {
+  return engine_begin_experts(*engine, tokens);
 }
 EXPORT(engine_step_block) StepBlock* export_step_block(Engine* engine) { return engine_step_block(*engine); }
 EXPORT(engine_check_step) Status export_check_step(const Engine* engine) { return engine_check_step(*engine); }

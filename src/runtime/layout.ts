@@ -13,6 +13,8 @@ export interface EngineLimits {
   readonly exact: boolean;
   readonly spins: number;
   readonly taps: boolean;
+  /** Only routed experts, for a device that runs the rest. */
+  readonly expertsOnly: boolean;
 }
 
 /** Vector slots, in the order of engine/config.h. */
@@ -95,6 +97,7 @@ const limitFields = (l: EngineLimits): Field[] => [
   ['u32', l.exact ? 1 : 0],
   ['u32', l.spins],
   ['u32', l.taps ? 1 : 0],
+  ['u32', l.expertsOnly ? 1 : 0],
 ];
 
 /** Writes both structs at `address`; returns where each begins and where they end. */
@@ -129,6 +132,14 @@ export const stepFields = {
   logits: 9,
 } as const;
 export const stepWords = 10;
+
+/**
+ * Exchange of engine/exchange.h: three words, each on its own lines, then addresses (32-bit under WebAssembly) and the bytes
+ * of the whole.
+ */
+export const exchangeWords = { asked: 0, done: 128, failed: 256 } as const;
+export const exchangeArraysAt = 384;
+export const exchangeArrays = ['h', 'chosen', 'weight', 'sum'] as const;
 
 /** Location of engine/engine.h: u64 address, u32 shard, u32 reserved. */
 export const locationBytes = 16;

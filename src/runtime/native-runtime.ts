@@ -187,6 +187,7 @@ function createEngine(options: NativeOptions, isa: string, ranks: readonly Nativ
     pageTokens,
     exact: options.exact,
     taps: options.taps,
+    expertsOnly: false,
     spins: threads <= availableParallelism() ? spins : 0,
   };
   const memory = new ArrayBuffer(structBytes);

@@ -33,6 +33,8 @@ export interface WasmOptions extends StartOptions {
 /** How often a barrier looks before it sleeps; measured on 2 idle cores, see wasm/README.md. */
 const spins = 100;
 const progressMilliseconds = 100;
+/** What the engine asks of its arena. */
+const arenaAlignment = 4096;
 
 /** Loads the model and starts the ranks. */
 export async function startWasm(options: WasmOptions): Promise<Runtime> {
@@ -82,6 +84,7 @@ class WasmRuntime implements Runtime {
       pageTokens,
       exact: options.exact,
       taps: options.taps,
+      expertsOnly: false,
       spins: threads <= availableParallelism() ? spins : 0,
     };
     const state = allocateState(module, config, limits);
@@ -246,7 +249,7 @@ function allocateState(module: WebAssembly.Module, config: ModelConfig, limits: 
   const control = alignUp(scratch + longestVector * Float32Array.BYTES_PER_ELEMENT, 64);
   const stageTimes = alignUp(control + controlWords(limits.ranks) * 4, 64);
   const stackTop = alignUp(stageTimes + limits.ranks * stages.length * 8, 64);
-  const arena = alignUp(stackTop + limits.ranks * stackBytes, 64);
+  const arena = alignUp(stackTop + limits.ranks * stackBytes, arenaAlignment);
   if (arena + arenaBytes > 2 ** 32) {
     throw perigeeError('CONTEXT_TOO_LARGE', { context: limits.context, bytes: arena + arenaBytes, most: 2 ** 32 });
   }

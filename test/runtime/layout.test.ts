@@ -4,7 +4,17 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { matrixSlots } from '../../src/model/plan.ts';
-import { type EngineLimits, stages, statuses, stepFields, vectorSlots, writeConfig } from '../../src/runtime/layout.ts';
+import {
+  type EngineLimits,
+  exchangeArrays,
+  exchangeArraysAt,
+  exchangeWords,
+  stages,
+  statuses,
+  stepFields,
+  vectorSlots,
+  writeConfig,
+} from '../../src/runtime/layout.ts';
 import { tapNames } from '../../src/runtime/taps.ts';
 import { jobBytes } from '../../wasm/rank-task.ts';
 
@@ -72,6 +82,7 @@ const values = {
   exact: 1,
   spins: 34,
   taps: 1,
+  experts_only: 1,
 } as const;
 const v = values;
 const config: ModelConfig = {
@@ -121,6 +132,7 @@ const limits: EngineLimits = {
   exact: true,
   spins: v.spins,
   taps: true,
+  expertsOnly: true,
 };
 
 describe('structs written field by field', () => {
@@ -149,6 +161,14 @@ describe('structs written field by field', () => {
     const camel = (name: string) => name.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
     expect(fields('engine.h', 'StepBlock').map(camel)).toEqual(Object.keys(stepFields));
     expect(header('job.h')).toContain(`sizeof(Job) == ${jobBytes}`);
+  });
+});
+
+describe('the exchange', () => {
+  it('has the fields of engine/exchange.h, its words on lines of their own', () => {
+    expect(fields('exchange.h', 'Exchange').slice(0, 7)).toEqual([...Object.keys(exchangeWords), ...exchangeArrays]);
+    expect(header('exchange.h')).toContain('struct alignas(128) ExchangeWord');
+    expect([...Object.values(exchangeWords), exchangeArraysAt]).toEqual([0, 128, 256, 384]);
   });
 });
 
