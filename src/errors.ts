@@ -116,10 +116,10 @@ export const catalogue = {
     (d) =>
       `The model's tensors do not agree with its metadata: ${d.tensor} is ${d.found}, expected ${d.expected}. Fetch or convert the file again.`,
   ),
-  MODEL_DOES_NOT_FIT: entry<{ need: string; have: string; table: string; advice: string }>(
+  MODEL_DOES_NOT_FIT: entry<{ place: string; need: string; have: string; table: string; advice: string }>(
     500,
     2,
-    (d) => `The model does not fit in memory: it needs ${d.need}, ${d.have} are available.\n${d.table}\n${d.advice}`,
+    (d) => `The model does not fit ${d.place}: it needs ${d.need}, ${d.have} are available.\n${d.table}\n${d.advice}`,
   ),
 
   // --- scheduler and engine process ---------------------------------------------------------------------------------
@@ -394,6 +394,13 @@ export const catalogue = {
     2,
     (d) =>
       `The configuration file '${d.file}' cannot be used: ${d.why}. It is YAML with one option a line, named as on the command line without the dashes (threads: 4).`,
+  ),
+
+  RULES_INVALID: entry<{ file: string; why: string }>(
+    500,
+    2,
+    (d) =>
+      `The optimize rules in '${d.file}' cannot be used: ${d.why}. Correct the file, or leave --optimize-config-path out: parts are then placed by what fits.`,
   ),
 
   // --- chat ---------------------------------------------------------------------------------------------------------

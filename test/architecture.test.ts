@@ -23,7 +23,7 @@ const below: Record<string, readonly string[]> = {
   chat: ['tokenizer'],
   constrain: ['tokenizer', 'gguf', 'runtime'],
   tokenizer: ['gguf'],
-  select: [],
+  select: ['gguf'],
   model: ['gguf', 'select'],
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],

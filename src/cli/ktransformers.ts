@@ -7,19 +7,18 @@ const renamed: Readonly<Record<string, string>> = {
   gguf_path: 'model',
 };
 
-const noGpu = 'this build runs on the CPU alone';
+const placed = 'GPUs are chosen by what fits, or by --optimize_config_path';
 const sharedSteps = 'answers and prompts share every step, first come, first served';
 const ownSampling = 'requests carry their own sampling options';
 
 /** Their flags that change nothing here, and why; null where there is nothing to say but that. */
 const withoutEffect: Readonly<Record<string, string | null>> = {
-  optimize_config_path: noGpu,
-  device: noGpu,
-  gpu_split: noGpu,
-  use_cuda_graph: noGpu,
-  tp: noGpu,
-  no_flash_attn: noGpu,
-  low_mem: noGpu,
+  device: placed,
+  gpu_split: placed,
+  tp: 'several GPUs share the layers, not the rows of one',
+  use_cuda_graph: 'answers always run in graphs, prompts never',
+  no_flash_attn: 'there is one attention for each kind of step',
+  low_mem: 'GPU memory that is spare holds experts; the rest follows from --cache_lens',
   sched_strategy: sharedSteps,
   batch_size: sharedSteps,
   page_size: 'pages hold 64 tokens',

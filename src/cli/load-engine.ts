@@ -1,10 +1,12 @@
 /** From a path and options to a loaded model: the load path of every command that runs one. */
+import { readFileSync } from 'node:fs';
 import { createConstraints } from '../constrain/constraints.ts';
 import type { LoadedEngine } from '../engine-process/load.ts';
+import { perigeeError } from '../errors.ts';
 import { openGguf } from '../gguf/open.ts';
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { assertFits, cacheBytesPerToken, type MemoryTable, memoryTable } from '../model/fit.ts';
+import { cacheBytesPerToken, modelNeeds } from '../model/fit.ts';
 import { modelConfig } from '../model/gguf.ts';
 import type { SyntheticModel } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
@@ -13,6 +15,9 @@ import { defaultBatchTokens, defaultContext, loadRuntime } from '../runtime/load
 import { nativeSupport } from '../runtime/native-addon.ts';
 import type { LoadProgress, Runtime } from '../runtime/runtime.ts';
 import { detectMachine, type Machine } from '../select/machine.ts';
+import { assertFits, renderMemoryTables } from '../select/memory-table.ts';
+import { parseRules } from '../select/optimize-rules.ts';
+import { type OptimizeWishes, optimizeWishes } from '../select/optimize-wishes.ts';
 import { type Plan, selectBackend } from '../select/select.ts';
 import type { EngineOptions } from './options.ts';
 
@@ -57,12 +62,6 @@ function sizesFor(config: ModelConfig, options: SizeOptions) {
   };
 }
 
-/** What the model needs in memory with these options, beside what there is. */
-export function memoryFor({ gguf, config }: OpenedModel, options: SizeOptions): MemoryTable {
-  const { cacheTokens, batchTokens } = sizesFor(config, options);
-  return memoryTable(config, modelTensors(gguf, config), { contextTokens: cacheTokens, sequences: 1, batchTokens });
-}
-
 /** The machine, with what the native addon says about it. */
 export function thisMachine(): Machine {
   return detectMachine(nativeSupport(), cudaSupport());
@@ -74,20 +73,43 @@ function machineFor(backend: string): Machine {
   return backend === 'wasm' ? detectMachine(unseen, unseen) : thisMachine();
 }
 
+/** How the model would run here with these options, and what it needs where. Whether that fits is still to be asked. */
+export function planModel({ gguf, config }: OpenedModel, options: EngineOptions): Plan {
+  const { cacheTokens, batchTokens } = sizesFor(config, options);
+  const use = { contextTokens: cacheTokens, sequences: 1, batchTokens };
+  const needs = modelNeeds(config, modelTensors(gguf, config), use);
+  const { optimizeConfigPath } = options;
+  const rules = optimizeConfigPath === undefined ? null : readRules(optimizeConfigPath, config);
+  return selectBackend(machineFor(options.backend), options, needs, rules);
+}
+
+function readRules(file: string, config: ModelConfig): OptimizeWishes {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : `${cause}`;
+    throw perigeeError('RULES_INVALID', { file, why }, { cause });
+  }
+  return optimizeWishes(parseRules(file, text), config);
+}
+
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
 export async function loadModel(
   model: OpenedModel,
-  options: EngineOptions & { readonly taps?: boolean },
+  options: EngineOptions & { readonly taps?: boolean; readonly profile?: boolean },
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedModel> {
-  assertFits(memoryFor(model, options));
+  const plan = planModel(model, options);
+  assertFits(plan.memory);
   const { gguf, config } = model;
-  const plan = selectBackend(machineFor(options.backend), options);
   const runtime = await loadRuntime({
     gguf,
     config,
     ...('recipes' in gguf && { recipes: gguf.recipes }),
     backend: plan.backend,
+    ...(plan.ranks !== null && { ranks: plan.ranks }),
+    ...(plan.devices !== null && { cuda: { ...plan.devices, profile: options.profile ?? false } }),
     isa: plan.isa,
     threads: plan.threads,
     ...(plan.cpus !== null && { cpus: plan.cpus }),
@@ -106,7 +128,8 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const shared = { ...options, maxBatchSize: options.maxBatchSize ?? defaultBatchSize };
   const { runtime, plan } = await loadModel(await openModel(options.model, options), shared, onProgress);
-  const { backend, isa, threads, reasons } = plan;
+  const { backend, isa, threads, memory } = plan;
+  const reasons = [...plan.reasons, ...renderMemoryTables(memory).split('\n')];
   const constraints = createConstraints({ tokenizer: options.model });
   return { runtime, selection: { backend, isa, threads, reasons }, constraints };
 }

@@ -38,6 +38,8 @@ export interface EngineOptions {
   readonly backend: string;
   readonly threads?: number;
   readonly isa?: string;
+  /** A file of KTransformers' optimize rules: what goes to which GPU. */
+  readonly optimizeConfigPath?: string;
   readonly exactActivations?: boolean;
   readonly yarnBetaFast?: number;
   readonly context?: number;
@@ -52,7 +54,8 @@ export interface EngineOptions {
 export function withEngineOptions(command: Command): Command {
   const chosen = command
     .addOption(option('--backend <name>', `where to run: auto, ${backends.join(', ')}`).default('auto'))
-    .addOption(option('--isa <name>', `force kernels, and the backend that has them: ${isaNames.join(', ')}`));
+    .addOption(option('--isa <name>', `force kernels, and the backend that has them: ${isaNames.join(', ')}`))
+    .addOption(option('--optimize-config-path <file>', "what goes to which GPU, as KTransformers' optimize rules"));
   return withRankOptions(chosen);
 }
 

@@ -122,8 +122,18 @@ function makeLogger(): Logger {
 
 function startEngine(path: string, options: ServeOptions, logger: Logger): RemoteEngine {
   const { backend, threads, isa, exactActivations, yarnBetaFast, context, queueLength, requestTimeout } = options;
-  const { chunkSize, maxBatchSize, cacheTokens } = options;
-  const given = { threads, isa, exactActivations, yarnBetaFast, context, chunkSize, maxBatchSize, cacheTokens };
+  const { chunkSize, maxBatchSize, cacheTokens, optimizeConfigPath } = options;
+  const given = {
+    threads,
+    isa,
+    optimizeConfigPath,
+    exactActivations,
+    yarnBetaFast,
+    context,
+    chunkSize,
+    maxBatchSize,
+    cacheTokens,
+  };
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   const loadOptions: LoadOptions = { model: path, backend, ...present };
   const progress = showProgress('loading');

@@ -1,10 +1,10 @@
-/** Whether a model fits in memory: what it needs, group by group, beside what there is, and what to change if it does not. */
-import { perigeeError } from '../errors.ts';
-import { elementCount, formatBytes } from '../gguf/sizes.ts';
-import type { GgufTensor } from '../gguf/types.ts';
-import { availableMemory } from '../select/available-memory.ts';
+/** What a model takes in memory, group by group: all on the CPU, or divided between devices and the CPU. */
+import { alignUp, elementCount, rowBytes } from '../gguf/sizes.ts';
+import { blockShapes, type GgmlTypeName, type GgufTensor } from '../gguf/types.ts';
+import type { MemoryLine, MemoryNeed } from '../select/memory-table.ts';
+import type { DeviceNeeds, ModelNeeds } from '../select/placement.ts';
 import type { ModelConfig } from './config.ts';
-import type { ModelTensors, Slot } from './tensors.ts';
+import type { LayerTensors, ModelTensors, Slot } from './tensors.ts';
 
 export const weightGroups = ['routed experts', 'attention', 'shared and dense', 'embedding and head'] as const;
 export type WeightGroup = (typeof weightGroups)[number];
@@ -15,15 +15,6 @@ export interface MemoryUse {
   readonly sequences: number;
   /** Most tokens of one step. */
   readonly batchTokens: number;
-}
-
-export interface MemoryTable {
-  readonly lines: readonly { readonly name: string; readonly bytes: number; readonly detail: string }[];
-  readonly need: number;
-  readonly available: number;
-  readonly fits: boolean;
-  /** The smallest change that makes it fit; empty when it does. */
-  readonly advice: string;
 }
 
 export function weightGroup(slot: Slot): WeightGroup {
@@ -40,9 +31,9 @@ export function* slotTensors(tensors: ModelTensors): Generator<readonly [Slot, G
 }
 
 /**
- * Bytes in memory: those of the file, but for the key half of an old attn_kv_b, which is kept transposed as float32. Native code
- * maps them from the file where WebAssembly copies them; they must fit all the same, for pages that are dropped are read from
- * the disk again for every token.
+ * Bytes in main memory: those of the file, but for the key half of an old attn_kv_b, which is kept transposed as float32. Native
+ * code maps them from the file where WebAssembly copies them; they must fit all the same, for pages that are dropped are read
+ * from the disk again for every token.
  */
 function heldBytes(slot: Slot, tensor: GgufTensor, config: ModelConfig): number {
   if (slot !== 'attn_kv_b') return tensor.bytes;
@@ -50,7 +41,7 @@ function heldBytes(slot: Slot, tensor: GgufTensor, config: ModelConfig): number 
   return tensor.bytes * (1 - keyShare) + elementCount(tensor.shape) * keyShare * 4;
 }
 
-/** Bytes of the latent cache per position: float32 latent and roped key in every layer. */
+/** Bytes of the latent cache per position on the CPU: float32 latent and roped key in every layer. */
 export function cacheBytesPerToken(config: ModelConfig): number {
   return config.layers * (config.kvRank + config.ropeDim) * 4;
 }
@@ -58,76 +49,114 @@ export function cacheBytesPerToken(config: ModelConfig): number {
 /** Floats of the widest moment of each stage for one token; an estimate within a factor of 2. */
 function activationFloats(config: ModelConfig): number {
   const query = config.heads * (2 * config.nopeDim + 2 * config.ropeDim + 2 * config.kvRank + config.valueDim);
-  const routed =
-    config.expertsUsed * (2 * config.expertWidth + config.hidden) + 2 * config.sharedWidth + config.experts;
-  return 4 * config.hidden + query + Math.max(2 * config.denseWidth, routed);
+  return 4 * config.hidden + query + Math.max(2 * config.denseWidth, expertFloats(config) + 2 * config.sharedWidth);
 }
 
-/** What the model needs in memory against what there is. */
-export function memoryTable(
-  config: ModelConfig,
-  tensors: ModelTensors,
-  use: MemoryUse,
-  available: number = availableMemory(),
-): MemoryTable {
+const expertFloats = (config: ModelConfig) =>
+  config.expertsUsed * (2 * config.expertWidth + config.hidden) + config.experts;
+
+/** What the model takes each way it can be placed. */
+export function modelNeeds(config: ModelConfig, tensors: ModelTensors, use: MemoryUse): ModelNeeds {
   const groups = new Map<WeightGroup, number>(weightGroups.map((group) => [group, 0]));
+  let routed = 0;
   for (const [slot, tensor] of slotTensors(tensors)) {
     const group = weightGroup(slot);
     groups.set(group, (groups.get(group) ?? 0) + heldBytes(slot, tensor, config));
+    if (slot.endsWith('_exps')) routed += tensor.bytes;
   }
-  const weights = [...groups.values()].reduce((sum, bytes) => sum + bytes, 0);
-  const perToken = cacheBytesPerToken(config);
-  const cache = perToken * use.contextTokens * use.sequences;
-  const activations = use.batchTokens * activationFloats(config) * 4;
-  const times = use.sequences === 1 ? '' : ` x ${use.sequences} sequences`;
-  const lines = [
-    ...[...groups].map(([name, bytes]) => ({ name, bytes, detail: 'weights' })),
-    {
-      name: 'KV cache',
-      bytes: cache,
-      detail: `${formatBytes(perToken)} a token x ${use.contextTokens} tokens${times}`,
-    },
-    { name: 'activations', bytes: activations, detail: `steps of up to ${use.batchTokens} tokens` },
-  ];
-  const need = weights + cache + activations;
-  const fits = need <= available;
-  const spare = available - weights - activations;
-  return { lines, need, available, fits, advice: fits ? '' : advise(use, spare / perToken, weights, available) };
-}
-
-/** Contexts are offered in steps of 256; below one step a model is no use. */
-const contextStep = 256;
-
-function advise(use: MemoryUse, spareTokens: number, weights: number, available: number): string {
-  const context = Math.floor(spareTokens / use.sequences / contextStep) * contextStep;
-  if (context >= contextStep) return `Use --context ${Math.min(context, use.contextTokens)}: that much fits.`;
-  if (spareTokens >= contextStep) return 'Keep fewer sequences at once: one fits.';
-  const missing = formatBytes(weights - available * 0.95);
-  const target = formatBytes(available * 0.95);
-  return `Its weights alone need about ${missing} more than there is: free memory, or take a quantization of at most ${target}.`;
-}
-
-/** The table for people. */
-export function renderMemoryTable(table: MemoryTable): string {
-  const rows = [
-    ...table.lines.map((line) => [line.name, formatBytes(line.bytes), line.detail] as const),
-    ['total', formatBytes(table.need), ''] as const,
-    ['available', formatBytes(table.available), table.fits ? 'it fits' : 'it does not fit'] as const,
-  ];
-  const names = Math.max(...rows.map(([name]) => name.length));
-  const sizes = Math.max(...rows.map(([, size]) => size.length));
-  return rows
-    .map(([name, size, detail]) => `${name.padEnd(names)}  ${size.padStart(sizes)}  ${detail}`.trimEnd())
-    .join('\n');
-}
-
-/** Throws MODEL_DOES_NOT_FIT, with the table and the smallest change that fits, unless everything fits. */
-export function assertFits(table: MemoryTable): void {
-  if (table.fits) return;
-  throw perigeeError('MODEL_DOES_NOT_FIT', {
-    need: formatBytes(table.need),
-    have: formatBytes(table.available),
-    table: renderMemoryTable(table),
-    advice: table.advice,
+  const activations = (floats: number): MemoryLine => ({
+    name: 'activations',
+    bytes: use.batchTokens * floats * 4,
+    detail: `steps of up to ${use.batchTokens} tokens`,
   });
+  const weights = [...groups].map(([name, bytes]) => ({ name, bytes, detail: 'weights' }));
+  const cpu: MemoryNeed = {
+    lines: [...weights, activations(activationFloats(config))],
+    cache: { bytesPerToken: cacheBytesPerToken(config), contextTokens: use.contextTokens, sequences: use.sequences },
+  };
+  const ranks: MemoryNeed = {
+    lines: [
+      { name: 'routed experts', bytes: routed, detail: 'weights' },
+      activations(2 * config.hidden + expertFloats(config)),
+    ],
+    cache: null,
+  };
+  return { cpu, ranks, device: deviceNeeds(config, tensors, use) };
+}
+
+function deviceNeeds(config: ModelConfig, tensors: ModelTensors, use: MemoryUse): DeviceNeeds {
+  const isExpert = (slot: string) => slot.endsWith('_exps');
+  const held = (layer: LayerTensors, wanted: (slot: string) => boolean) =>
+    (Object.entries(layer) as [Slot, GgufTensor][])
+      .filter(([slot]) => wanted(slot))
+      .reduce((sum, [slot, tensor]) => sum + packedBytes(slot, tensor, config), 0);
+  const { token_embd: embedding, output_norm: norm, output: head = embedding } = tensors;
+  return {
+    layers: tensors.layers.map((layer) => ({
+      dense: held(layer, (slot) => !isExpert(slot)),
+      expert: config.experts === 0 ? 0 : held(layer, isExpert) / config.experts,
+    })),
+    experts: config.experts,
+    // Rows are looked up in the file's own blocks.
+    embedding: embedding.bytes,
+    head: packedBytes('output', head, config) + norm.bytes,
+    latents: {
+      bytesPerToken: (config.kvRank + config.ropeDim) * bf16Bytes,
+      contextTokens: use.contextTokens,
+      sequences: use.sequences,
+    },
+    work: workBytes(config, use),
+    unsupported: unsupportedWidth(config),
+  };
+}
+
+const bf16Bytes = 2;
+/** Tiles of native/cuda/matrix.h: rows and columns are padded to whole ones. */
+const tile = { rows: 16, columns: 256 };
+/** Types whose own blocks are repacked; others become an int8 a value, with a float scale and minimum for 16 values. */
+const packedNatively: readonly GgmlTypeName[] = ['Q4_K', 'Q5_K', 'Q6_K', 'Q8_0', 'Q4_0', 'Q5_0'];
+const genericBytesPerValue = 1 + 8 / 16;
+
+/** Bytes on a device. */
+function packedBytes(slot: Slot, { type, shape, bytes }: GgufTensor, config: ModelConfig): number {
+  const [columns = 1, rows = 1, count = 1] = shape;
+  if (slot === 'attn_kv_b') return heldBytes(slot, { type, shape, bytes } as GgufTensor, config);
+  if (shape.length === 1 || blockShapes[type].elements === 1) return bytes;
+  const padded = { rows: alignUp(rows, tile.rows), columns: alignUp(columns, tile.columns) };
+  const perRow = packedNatively.includes(type) ? rowBytes(type, padded.columns) : padded.columns * genericBytesPerValue;
+  return count * padded.rows * perRow;
+}
+
+/** Prompts expand the latents of this many positions at a time. */
+const promptChunk = 8192;
+/** Routed experts that are multiplied together in long prompts. */
+const expertsTogether = 16;
+
+/** Work space of one device, an upper estimate: the engine asks for what it needs and says so if it is not there. */
+function workBytes(config: ModelConfig, use: MemoryUse): number {
+  const { heads, nopeDim, valueDim, hidden, denseWidth, sharedWidth, expertWidth, kvRank, qRank } = config;
+  const activations = 2 * use.batchTokens * activationFloats(config) * 4;
+  const query = heads * (nopeDim + config.ropeDim) * (qRank || hidden);
+  const widest = Math.max(denseWidth, sharedWidth, heads * valueDim) * hidden;
+  const unpacked = Math.max(query, widest, heads * (nopeDim + valueDim) * kvRank) * bf16Bytes;
+  const keys = Math.min(promptChunk, use.contextTokens) * heads * (nopeDim + valueDim) * bf16Bytes;
+  const experts = config.experts === 0 ? 0 : 3 * hidden * expertWidth * expertsTogether * (bf16Bytes + 2);
+  return activations + unpacked + keys + experts;
+}
+
+/** Kernels take 32 values at a time. */
+function unsupportedWidth(config: ModelConfig): string | null {
+  const widths = {
+    'hidden width': config.hidden,
+    'query rank': config.qRank,
+    'latent rank': config.kvRank,
+    'head width': config.nopeDim,
+    'rotated width': config.ropeDim,
+    'value width': config.valueDim,
+    'dense width': config.denseWidth,
+    'expert width': config.expertWidth,
+    'shared width': config.sharedWidth,
+  };
+  const odd = Object.entries(widths).find(([, width]) => width % 32 !== 0);
+  return odd === undefined ? null : `its kernels need widths that are multiples of 32, and the ${odd[0]} is ${odd[1]}`;
 }

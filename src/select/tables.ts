@@ -1,10 +1,11 @@
 /** The kernel tables of both backends, and what each lacks here. All of them give the same bits. */
 import type { Machine } from './machine.ts';
 
-export type BuiltBackend = 'native' | 'wasm';
+/** What ranks are: threads of the addon, or workers. */
+export type RankKind = 'native' | 'wasm';
 
 export interface KernelTable {
-  readonly backend: BuiltBackend;
+  readonly backend: RankKind;
   readonly isa: string;
   /** Why it cannot run here; null: it can. */
   readonly lacking: string | null;

@@ -13,12 +13,12 @@ describe("KTransformers' flags", () => {
         '--max_new_tokens 1024 --cache_lens 32768 --chunk_size 256 --max_batch_size 4 --backend_type balance_serve --cpu_infer 65',
     );
     expect(kept).toEqual(
-      'serve --port 10002 --model /models/k2.gguf --cache-tokens 32768 --chunk-size 256 --max-batch-size 4 --threads 65'.split(
+      'serve --port 10002 --model /models/k2.gguf --optimize-config-path rules.yaml --cache-tokens 32768 --chunk-size 256 --max-batch-size 4 --threads 65'.split(
         ' ',
       ),
     );
-    expect(notices).toHaveLength(4);
-    expect(notices.join('\n')).toMatch(/^--optimize_config_path has no effect here: .*CPU/m);
+    expect(notices).toHaveLength(3);
+    expect(take('serve --device cuda:1').notices).toEqual([expect.stringContaining('by --optimize_config_path')]);
   });
 
   it('read the model from --model_path where no GGUF is named', () => {

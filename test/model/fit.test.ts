@@ -1,19 +1,22 @@
 /** What a model needs in memory, and the advice when it does not get it. */
 import { describe, expect, it } from 'vitest';
-import { assertFits, cacheBytesPerToken, memoryTable, renderMemoryTable } from '../../src/model/fit.ts';
+import { cacheBytesPerToken, modelNeeds } from '../../src/model/fit.ts';
 import { modelConfig } from '../../src/model/gguf.ts';
 import { modelTensors } from '../../src/model/tensors.ts';
+import { assertFits, memoryTable, renderMemoryTables } from '../../src/select/memory-table.ts';
 import { errorOf } from '../gguf/raw.ts';
 import { kimiK2, modelOf, withTensors } from './known-models.ts';
 
 const config = modelConfig(modelOf(kimiK2));
 const tensors = modelTensors(withTensors(modelOf(kimiK2), config), config);
 const use = { contextTokens: 8192, sequences: 1, batchTokens: 512 };
+const tableOf = (changes: Partial<typeof use>, available: number) =>
+  memoryTable('memory', modelNeeds(config, tensors, { ...use, ...changes }).cpu, available);
 const bytesOf = (table: ReturnType<typeof memoryTable>, name: string) =>
   table.lines.find((line) => line.name === name)?.bytes;
 
 describe('the need of Kimi K2 in BF16', () => {
-  const table = memoryTable(config, tensors, use, 3e12);
+  const table = tableOf({}, 3e12);
 
   it('is dominated by routed experts: 60 layers of 384 times 44.04 M parameters', () => {
     const experts = 60 * 384 * 3 * 7168 * 2048;
@@ -24,19 +27,17 @@ describe('the need of Kimi K2 in BF16', () => {
   it('has 576 floats per token and layer of cache', () => {
     expect(cacheBytesPerToken(config)).toBe(61 * 576 * 4);
     expect(bytesOf(table, 'KV cache')).toBe(61 * 576 * 4 * 8192);
-    expect(bytesOf(memoryTable(config, tensors, { ...use, sequences: 4 }, 3e12), 'KV cache')).toBe(
-      61 * 576 * 4 * 8192 * 4,
-    );
+    expect(bytesOf(tableOf({ sequences: 4 }, 3e12), 'KV cache')).toBe(61 * 576 * 4 * 8192 * 4);
   });
 
   it('adds up to the total', () => {
     expect(table.need).toBe(table.lines.reduce((sum, line) => sum + line.bytes, 0));
     expect(table.fits).toBe(true);
-    expect(() => assertFits(table)).not.toThrow();
+    expect(() => assertFits([table])).not.toThrow();
   });
 
   it('is printed with need and have', () => {
-    const text = renderMemoryTable(table);
+    const text = renderMemoryTables([table]);
     expect(text).toMatch(/routed experts +2\.03 TB/);
     expect(text).toMatch(/KV cache +1\.15 GB +141 kB a token x 8192 tokens/);
     expect(text).toMatch(/available +3\.00 TB +it fits/);
@@ -45,18 +46,18 @@ describe('the need of Kimi K2 in BF16', () => {
 
 describe('a model that does not fit', () => {
   const refusal = async (changes: Partial<typeof use>, available: number) => {
-    const error = await errorOf(() => assertFits(memoryTable(config, tensors, { ...use, ...changes }, available)));
+    const error = await errorOf(() => assertFits([tableOf(changes, available)]));
     expect([error.code, error.exitCode]).toEqual(['MODEL_DOES_NOT_FIT', 2]);
     expect(error.message).toContain('routed experts');
     return error.message;
   };
-  const base = memoryTable(config, tensors, { ...use, contextTokens: 0 }, 0).need;
+  const base = tableOf({ contextTokens: 0 }, 0).need;
   const perToken = cacheBytesPerToken(config);
 
   it('by its context only is offered the largest context that fits', async () => {
     const message = await refusal({}, base + perToken * 5000);
     expect(message).toContain('Use --context 4864');
-    expect(memoryTable(config, tensors, { ...use, contextTokens: 4864 }, base + perToken * 5000).fits).toBe(true);
+    expect(tableOf({ contextTokens: 4864 }, base + perToken * 5000).fits).toBe(true);
   });
 
   it('by its sequences only is offered fewer', async () => {

@@ -1,5 +1,5 @@
 /** Machines as detectMachine() recorded them, or would have. */
-import type { Machine } from '../../src/select/machine.ts';
+import type { CudaDevice, Machine } from '../../src/select/machine.ts';
 
 const noInstructions = 'this CPU lacks its instructions';
 const range = (count: number) => Array.from({ length: count }, (_, index) => index);
@@ -83,3 +83,51 @@ export const quotaContainer: Machine = {
 
 /** A container that is given two hyperthreads of one core, and one of another, of 64. */
 export const cpusetContainer: Machine = { ...zen5, cores: 3, physicalCores: 64, cpus: [[4, 68], [5]] };
+
+const GB = 1e9;
+const GiB = 2 ** 30;
+
+const h200: CudaDevice = {
+  index: 0,
+  name: 'NVIDIA H200',
+  capability: '9.0',
+  memoryBytes: 139.8 * GiB,
+  freeBytes: 139.2 * GiB,
+  multiprocessors: 132,
+  cacheBytes: 60 << 20,
+};
+const rtx4090: CudaDevice = {
+  index: 0,
+  name: 'NVIDIA GeForce RTX 4090',
+  capability: '8.9',
+  memoryBytes: 23.6 * GiB,
+  freeBytes: 23.2 * GiB,
+  multiprocessors: 128,
+  cacheBytes: 72 << 20,
+};
+
+const withGpus = (machine: Machine, memoryAvailable: number, devices: readonly CudaDevice[]): Machine => ({
+  ...machine,
+  memoryTotal: 1.05 * memoryAvailable,
+  memoryAvailable,
+  cuda: { available: true, devices, vendorGemm: '' },
+});
+
+/** Much device memory, little main memory. */
+export const h200Machine = withGpus(sapphireRapids, 128 * GB, [h200]);
+
+/** KTransformers' home: a consumer GPU beside much memory. */
+export const rtx4090Machine = withGpus(sapphireRapids, 512 * GB, [rtx4090]);
+
+/** Two of them, of which the first drives a screen, and more memory. */
+export const twoGpuMachine = withGpus(sapphireRapids, 768 * GB, [
+  { ...rtx4090, freeBytes: 18 * GiB },
+  { ...rtx4090, index: 1 },
+]);
+
+export const smallGpuMachine = withGpus(zen5, 60 * GB, [
+  { ...rtx4090, name: 'NVIDIA GeForce RTX 3070', capability: '8.6', memoryBytes: 7.8 * GiB, freeBytes: 7.4 * GiB },
+]);
+
+/** Before bf16 tensor cores. */
+export const oldGpuMachine = withGpus(zen5, 60 * GB, [{ ...rtx4090, name: 'Tesla V100', capability: '7.0' }]);
