@@ -1,0 +1,410 @@
+// Streamed experts: sums against doubles, from every kind of host memory and beside resident experts, and the share of the
+// bus that a prompt of 32k tokens gets. `streaming small` leaves the times out.
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <numeric>
+#include <thread>
+
+#include "../../engine/quant/dequantize.h"
+#include "../../native/cuda/products.h"
+#include "../../native/cuda/stages.h"
+#include "../../native/cuda/streaming.h"
+#include "harness.cuh"
+
+using namespace perigee;
+using namespace perigee::cuda;
+using check::device;
+using check::download;
+using check::expect;
+using check::upload;
+
+namespace {
+
+std::mt19937 random_bits(11);
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+float wide_to_float(bf16 x) {
+  uint16_t bits;
+  memcpy(&bits, &x, 2);
+  return bf16_to_float(bits);
+}
+
+// Random blocks whose scales make weights of about 0.05.
+void fill_blocks(DType type, uint8_t* at, size_t bytes) {
+  for (size_t i = 0; i < bytes; i++) at[i] = random_bits();
+  const uint32_t size = block_shape(type).bytes;
+  for (size_t b = 0; b + size <= bytes; b += size) {
+    if (type == DType::Q4_K) {
+      const uint16_t d[2] = {0x0c00, 0x1000};  // 2^-12, 2^-11
+      memcpy(at + b, d, 4);
+    } else if (type == DType::Q6_K) {
+      const uint16_t d = 0x0080;  // 2^-17
+      memcpy(at + b + 208, &d, 2);
+    } else if (type == DType::Q8_0) {
+      const uint16_t d = 0x1000;
+      memcpy(at + b, &d, 2);
+    } else {  // BF16
+      const uint16_t v = 0x3c00 | (at[b] & 0xff) | (at[b + 1] & 0x80) << 8;
+      memcpy(at + b, &v, 2);
+    }
+  }
+}
+
+enum class Source { Pinned, File, Staged };
+
+// One matrix of every expert: what a file holds, and the parts of three ranks in memory of some kind.
+struct ExpertSet {
+  DType type;
+  uint32_t rows, cols;
+  std::vector<uint8_t> bytes;  // [experts][rows][row_bytes]
+};
+
+ExpertSet make_experts(DType type, uint32_t experts, uint32_t rows, uint32_t cols) {
+  ExpertSet set = {type, rows, cols, {}};
+  set.bytes.resize(size_t(experts) * rows * row_bytes(type, cols));
+  fill_blocks(type, set.bytes.data(), set.bytes.size());
+  return set;
+}
+
+uint8_t* host_memory(Source source, size_t bytes, const uint8_t* content) {
+  if (source == Source::File) {
+    char path[] = "/tmp/perigee-stream-XXXXXX";
+    const int file = mkstemp(path);
+    unlink(path);
+    for (size_t done = 0; done < bytes;) done += write(file, content + done, bytes - done);
+    void* at = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0);
+    close(file);
+    return static_cast<uint8_t*>(at);
+  }
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  memcpy(at, content, bytes);
+  return static_cast<uint8_t*>(at);
+}
+
+// A length that reaches into what is not mapped: such a range cannot be pinned.
+constexpr uint64_t kUnmapped = uint64_t{1} << 45;
+
+void attach(ExpertStream& stream, uint32_t layer, ExpertMatrix which, const ExpertSet& set, uint32_t experts,
+            Source source) {
+  const uint32_t ranks = 3, share = (set.rows / ranks + 15) / 16 * 16;
+  const uint64_t row = row_bytes(set.type, set.cols);
+  for (uint32_t r = 0; r < ranks; r++) {
+    const uint32_t begin = r * share, rows = std::min(share, set.rows - begin);
+    std::vector<uint8_t> own(size_t(experts) * rows * row);
+    std::vector<uint64_t> offsets(experts);
+    for (uint32_t e = 0; e < experts; e++) {
+      offsets[e] = (experts - 1 - e) * rows * row;
+      memcpy(own.data() + offsets[e], set.bytes.data() + (size_t(e) * set.rows + begin) * row, rows * row);
+    }
+    const uint8_t* memory = host_memory(source, own.size(), own.data());
+    stream.attach(
+        layer, which,
+        {set.type, begin, rows, set.cols, memory, source == Source::Staged ? kUnmapped : own.size(), offsets});
+  }
+}
+
+struct Step {
+  uint32_t n, used, hidden;
+  std::vector<bf16> x;
+  std::vector<int32_t> chosen;
+  std::vector<float> weight;
+  RoutedMany on_device;
+};
+
+Step make_step(uint32_t n, uint32_t used, uint32_t hidden, uint32_t experts, bool few_experts) {
+  Step s = {n, used, hidden, {}, {}, {}, {}};
+  std::normal_distribution<float> normal;
+  for (size_t i = 0; i < size_t(n) * hidden; i++) s.x.push_back(__float2bfloat16(normal(random_bits)));
+  std::vector<int32_t> all(experts);
+  std::iota(all.begin(), all.end(), 0);
+  for (uint32_t t = 0; t < n; t++) {
+    std::shuffle(all.begin(), few_experts ? all.begin() + used + 1 : all.end(), random_bits);
+    for (uint32_t k = 0; k < used; k++) {
+      s.chosen.push_back(t % 13 == 5 && k == 1 ? -1 : all[k]);
+      s.weight.push_back(0.1f + 0.1f * k);
+    }
+  }
+  s.on_device = {upload(s.x), upload(s.chosen), upload(s.weight), n, device<float>(size_t(n) * hidden)};
+  return s;
+}
+
+std::vector<double> routed(const Step& s, const ExpertSet (&sets)[3], uint32_t width) {
+  std::vector<double> sum(size_t(s.n) * s.hidden);
+  const auto matrix = [&](const ExpertSet& set, int32_t e) {
+    std::vector<float> w(size_t(set.rows) * set.cols);
+    const uint64_t row = row_bytes(set.type, set.cols);
+    for (uint32_t r = 0; r < set.rows; r++)
+      dequantize_row(set.type, set.bytes.data() + (size_t(e) * set.rows + r) * row, set.cols, &w[size_t(r) * set.cols]);
+    return w;
+  };
+  const uint32_t experts = sets[0].bytes.size() / (sets[0].rows * row_bytes(sets[0].type, sets[0].cols));
+  for (uint32_t e = 0; e < experts; e++) {
+    const auto gate = matrix(sets[0], e), up = matrix(sets[1], e), down = matrix(sets[2], e);
+    std::vector<double> mid(width);
+    for (uint32_t slot = 0; slot < s.n * s.used; slot++) {
+      if (s.chosen[slot] != int32_t(e)) continue;
+      const uint32_t t = slot / s.used;
+      for (uint32_t i = 0; i < width; i++) {
+        double g = 0, u = 0;
+        for (uint32_t c = 0; c < s.hidden; c++) {
+          const double x = wide_to_float(s.x[size_t(t) * s.hidden + c]);
+          g += x * gate[size_t(i) * s.hidden + c];
+          u += x * up[size_t(i) * s.hidden + c];
+        }
+        mid[i] = g / (1 + exp(-g)) * u;
+      }
+      for (uint32_t c = 0; c < s.hidden; c++) {
+        double y = 0;
+        for (uint32_t i = 0; i < width; i++) y += mid[i] * down[size_t(c) * width + i];
+        sum[size_t(t) * s.hidden + c] += double(s.weight[slot]) * y;
+      }
+    }
+  }
+  return sum;
+}
+
+// Resident matrices of one layer with room for `slots` experts.
+struct Residents {
+  Matrix of[3];
+  std::vector<int32_t> slot_of;
+  ResidentExperts view() const { return {&of[0], &of[1], &of[2], slot_of.data()}; }
+};
+
+Residents make_residents(const ExpertSet (&sets)[3], uint32_t slots, uint32_t experts) {
+  Residents r;
+  for (int m = 0; m < 3; m++) {
+    const uint64_t stride = packed_bytes(sets[m].type, sets[m].rows, sets[m].cols);
+    r.of[m] = {sets[m].type, sets[m].rows, sets[m].cols, slots, stride, device<uint8_t>(stride * slots)};
+  }
+  r.slot_of.assign(experts, -1);
+  return r;
+}
+
+void check_sums() {
+  const uint32_t layers = 4, experts = 21, used = 4, hidden = 512, width = 256, tokens = 60;
+  const Source sources[layers] = {Source::Pinned, Source::File, Source::Staged, Source::Pinned};
+  const DType types[layers][3] = {{DType::Q4_K, DType::Q4_K, DType::Q6_K},
+                                  {DType::Q8_0, DType::Q4_K, DType::Q8_0},
+                                  {DType::Q6_K, DType::Q6_K, DType::Q4_K},
+                                  {DType::BF16, DType::Q8_0, DType::BF16}};
+  ExpertStream stream({layers, experts, used, hidden, width, tokens});
+  std::vector<std::vector<ExpertSet>> all;
+  std::vector<Residents> residents(layers);
+  for (uint32_t l = 0; l < layers; l++) {
+    const ExpertSet sets[3] = {make_experts(types[l][0], experts, width, hidden),
+                               make_experts(types[l][1], experts, width, hidden),
+                               make_experts(types[l][2], experts, hidden, width)};
+    for (uint32_t m = 0; m < 3; m++) attach(stream, l, static_cast<ExpertMatrix>(m), sets[m], experts, sources[l]);
+    residents[l] = make_residents(sets, 5, experts);
+    if (l == 0 || l == 2) stream.set_resident(l, residents[l].view());
+    all.push_back({sets[0], sets[1], sets[2]});
+  }
+  MUST(stream.start());
+  cudaStream_t s;
+  MUST(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  const auto check = [&](uint32_t layer, int32_t next, const Step& step, const char* what) {
+    MUST(cudaMemset(step.on_device.sum, 0x7f, size_t(step.n) * hidden * 4));
+    MUST(stream.run(s, layer, next, step.on_device));
+    MUST(cudaStreamSynchronize(s));
+    const ExpertSet sets[3] = {all[layer][0], all[layer][1], all[layer][2]};
+    const double error = check::nmse(download(step.on_device.sum, size_t(step.n) * hidden), routed(step, sets, width));
+    char name[128];
+    snprintf(name, sizeof name, "layer %u, %s: NMSE %.1e", layer, what, error);
+    expect(error < 5e-5, name);
+  };
+  const Step many = make_step(tokens, used, hidden, experts, false), some = make_step(30, used, hidden, experts, true),
+             one = make_step(1, used, hidden, experts, false);
+  check(0, 1, many, "pinned");
+  check(1, 2, many, "a file");
+  check(2, ExpertStream::kNoLayer, some, "staged, few experts");
+  check(3, 2, some, "pinned, bf16");
+  check(1, 2, one, "another layer than was promised");
+  check(2, 0, many, "staged, in advance");
+  for (uint32_t e : {3u, 20u, 7u}) {  // two of them at once in the end: one is replaced
+    MUST(stream.place(0, e, e % 4));
+    MUST(stream.place(2, e, e % 4));
+    for (uint32_t l : {0u, 2u}) {
+      for (int32_t& slot : residents[l].slot_of)
+        if (slot == int32_t(e % 4)) slot = -1;
+      residents[l].slot_of[e] = e % 4;
+    }
+    check(0, 2, many, "with a resident more than promised");
+    check(2, 0, many, "staged beside residents");
+  }
+  double speed;
+  MUST(stream.measure(&speed));
+  expect(speed > 0, "a layer's copies are timed");
+  check(0, ExpertStream::kNoLayer, some, "after measuring");
+
+  // All of a layer's experts on the device, and no host memory at all.
+  ExpertStream resident({layers, experts, used, hidden, width, tokens});
+  Residents every = make_residents({all[0][0], all[0][1], all[0][2]}, experts, experts);
+  for (uint32_t e = 0; e < experts; e++) {
+    every.slot_of[e] = experts - 1 - e;
+    for (uint32_t m = 0; m < 3; m++) {
+      const size_t bytes = all[0][m].bytes.size() / experts;
+      const uint8_t* at = all[0][m].bytes.data() + e * bytes;
+      MUST(pack(s, every.of[m], experts - 1 - e, upload(std::vector<uint8_t>(at, at + bytes))));
+    }
+  }
+  resident.set_resident(0, every.view());
+  MUST(resident.start());
+  MUST(cudaMemset(many.on_device.sum, 0, size_t(tokens) * hidden * 4));
+  MUST(resident.run(s, 0, ExpertStream::kNoLayer, many.on_device));
+  MUST(cudaStreamSynchronize(s));
+  const ExpertSet sets[3] = {all[0][0], all[0][1], all[0][2]};
+  expect(check::nmse(download(many.on_device.sum, size_t(tokens) * hidden), routed(many, sets, width)) < 5e-5,
+         "all resident, nothing attached");
+}
+
+// --- Kimi K2's width ---------------------------------------------------------------------------------------------------------
+
+constexpr uint32_t kHidden = 7168, kWidth = 2048, kExperts = 384, kUsed = 8, kLayers = 4;
+
+// Q4_K experts of one layer in host memory, filled by many threads; every layer of the check reads the same ones.
+struct HostLayer {
+  uint8_t* memory;
+  uint64_t matrix, bytes;
+};
+HostLayer make_host_layer() {
+  HostLayer h = {nullptr, kWidth * uint64_t(row_bytes(DType::Q4_K, kHidden)), 0};
+  h.bytes = 3 * h.matrix * kExperts;
+  void* at = mmap(nullptr, h.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  madvise(at, h.bytes, MADV_HUGEPAGE);
+  h.memory = static_cast<uint8_t*>(at);
+  std::vector<uint8_t> pattern(h.matrix);
+  fill_blocks(DType::Q4_K, pattern.data(), pattern.size());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 16; t++)
+    threads.emplace_back([&, t] {
+      for (uint64_t m = t; m < 3 * kExperts; m += 16) memcpy(h.memory + m * h.matrix, pattern.data(), h.matrix);
+    });
+  for (auto& t : threads) t.join();
+  return h;
+}
+
+// As a GGUF file has them: all gates, all ups, all downs; `ranks` ranks with equal shares of the rows.
+void attach_layer(ExpertStream& stream, uint32_t layer, const HostLayer& h, uint32_t ranks, bool staged) {
+  for (uint32_t m = 0; m < 3; m++) {
+    const uint32_t rows = m == 2 ? kHidden : kWidth, cols = m == 2 ? kWidth : kHidden;
+    for (uint32_t r = 0; r < ranks; r++) {
+      std::vector<uint64_t> offsets(kExperts);
+      for (uint32_t e = 0; e < kExperts; e++)
+        offsets[e] = (uint64_t(m) * kExperts + e) * h.matrix + h.matrix / ranks * r;
+      stream.attach(
+          layer, static_cast<ExpertMatrix>(m),
+          {DType::Q4_K, rows / ranks * r, rows / ranks, cols, h.memory, staged ? kUnmapped : h.bytes, offsets});
+    }
+  }
+}
+
+void time_streaming() {
+  double begin = now();
+  const HostLayer h = make_host_layer();
+  printf("filled %.2f GB in %.2f s\n", h.bytes / 1e9, now() - begin);
+  const uint32_t tokens = 32768;
+  RoutedMany step = {device<bf16>(size_t(tokens) * kHidden), nullptr, nullptr, tokens,
+                     device<float>(size_t(tokens) * kHidden)};
+  check::fill_normal(const_cast<bf16*>(step.x), size_t(tokens) * kHidden, 1, 3);
+  std::vector<int32_t> chosen(size_t(tokens) * kUsed);
+  for (uint32_t t = 0; t < tokens; t++) {
+    const uint32_t first = random_bits();
+    for (uint32_t k = 0; k < kUsed; k++) chosen[t * kUsed + k] = (first + k * 47) % kExperts;
+  }
+  step.chosen = upload(chosen);
+  step.weight = upload(std::vector<float>(chosen.size(), 0.3f));
+  cudaStream_t s;
+  MUST(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+
+  for (const bool staged : {false, true}) {
+    ExpertStream stream({kLayers, kExperts, kUsed, kHidden, kWidth, tokens});
+    for (uint32_t l = 0; l < kLayers; l++) attach_layer(stream, l, h, 4, staged);
+    std::vector<Matrix> packed;
+    std::vector<int32_t> slot_of(kExperts, -1);
+    const uint64_t strides[2] = {packed_bytes(DType::Q4_K, kWidth, kHidden),
+                                 packed_bytes(DType::Q4_K, kHidden, kWidth)};
+    for (int m = 0; m < 3 && !staged; m++)
+      packed.push_back({DType::Q4_K, m == 2 ? kHidden : kWidth, m == 2 ? kWidth : kHidden, kExperts, strides[m / 2],
+                        device<uint8_t>(strides[m / 2] * kExperts)});
+    if (!staged) stream.set_resident(kLayers - 1, {&packed[0], &packed[1], &packed[2], slot_of.data()});
+    begin = now();
+    MUST(stream.start());
+    printf("%s: start, with pinning: %.2f s\n", staged ? "staged" : "pinned", now() - begin);
+    double plain = 0;
+    if (!staged) {
+      uint8_t* to = device<uint8_t>(1 << 30);
+      MUST(cudaMemcpyAsync(to, h.memory, 1 << 30, cudaMemcpyHostToDevice, s));
+      MUST(cudaStreamSynchronize(s));
+      begin = now();
+      for (int i = 0; i < 4; i++)
+        MUST(cudaMemcpyAsync(to, h.memory + (uint64_t(i) << 30), 1 << 30, cudaMemcpyHostToDevice, s));
+      MUST(cudaStreamSynchronize(s));
+      plain = 4.0 * (1 << 30) / (now() - begin);
+      MUST(cudaFree(to));
+      printf("plain cudaMemcpyAsync of 1 GiB pieces: %.1f GB/s\n", plain / 1e9);
+    }
+    double speed;
+    MUST(stream.measure(&speed));
+    printf("measure(): %.1f GB/s\n", speed / 1e9);
+    for (uint32_t n : {32768u, 4096u, 1024u}) {
+      if (staged && n < 32768) continue;
+      step.n = n;
+      std::vector<double> times;
+      double last = 0;
+      MUST(stream.run(s, 0, 1, step));
+      for (uint32_t i = 1; i < 4; i++) {
+        MUST(cudaStreamSynchronize(s));
+        last = now();
+        MUST(stream.run(s, i % 3, (i + 1) % 3, step));
+        MUST(cudaStreamSynchronize(s));
+        times.push_back(now() - last);
+      }
+      // Without stopping between layers, as a prompt runs.
+      begin = now();
+      for (uint32_t i = 0; i < 5; i++)
+        MUST(stream.run(s, (i + 1) % 3, i < 4 ? int32_t((i + 2) % 3) : ExpertStream::kNoLayer, step));
+      MUST(cudaStreamSynchronize(s));
+      const double layer = (now() - begin) / 5;
+      std::sort(times.begin(), times.end());
+      printf("%5u tokens: layer %.1f ms running on, %.1f ms alone = %.1f GB/s (%.0f %% of the plain copy)\n", n,
+             1e3 * layer, 1e3 * times[1], h.bytes / layer / 1e9, plain > 0 ? 100 * h.bytes / layer / plain : 0.0);
+    }
+    if (staged) continue;
+    begin = now();
+    for (uint32_t e = 0; e < kExperts; e++) MUST(stream.place(kLayers - 1, e, e));
+    printf("place: %.0f us an expert\n", 1e6 * (now() - begin) / kExperts);
+    std::iota(slot_of.begin(), slot_of.end(), 0);
+    for (uint32_t n : {32768u, 4096u, 1024u, 128u}) {
+      step.n = n;
+      MUST(stream.run(s, kLayers - 1, ExpertStream::kNoLayer, step));
+      MUST(cudaStreamSynchronize(s));
+      begin = now();
+      for (int i = 0; i < 2; i++) MUST(stream.run(s, kLayers - 1, ExpertStream::kNoLayer, step));
+      MUST(cudaStreamSynchronize(s));
+      const double layer = (now() - begin) / 2;
+      printf("%5u tokens, all resident: layer %.2f ms = %.0f TFLOP/s with unpacking\n", n, 1e3 * layer,
+             6.0 * n * kUsed * kHidden * kWidth / layer / 1e12);
+    }
+    for (Matrix& m : packed) MUST(cudaFree(m.packed));
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  cudaDeviceProp properties;
+  MUST(cudaGetDeviceProperties(&properties, 0));
+  printf("%s\n", properties.name);
+  int read_only;
+  MUST(cudaDeviceGetAttribute(&read_only, cudaDevAttrHostRegisterReadOnlySupported, 0));
+  printf("read-only registration %s\n", read_only ? "is there" : "is not there");
+  MUST(prepare_products(0));
+  check_sums();
+  if (count < 2) time_streaming();
+  return check::done();
+}
