@@ -22,6 +22,8 @@ describe('exit codes', () => {
     ['an unknown option', ['doctor', '--fly']],
     ['a bad number', ['doctor', '--threads', 'two']],
     ['a backend that is not there', ['doctor', '--backend', 'cuda']],
+    ['optimize rules that are not there', ['doctor', '--optimize-config-path', 'nowhere.yaml']],
+    ['optimize rules that are none', ['doctor', '--optimize-config-path', 'package.json']],
     ['a kernel set that is not there', ['doctor', '--isa', 'mmx']],
     ['a missing model', ['inspect', '/nowhere/model.gguf']],
     ['a file that is no model', ['inspect', 'package.json']],
