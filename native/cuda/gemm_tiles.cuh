@@ -9,15 +9,12 @@ struct Tile {
   uint32_t group, first, rows, column;
 };
 
-// Neighbours in time are this many tiles of rows high, so that running blocks meet few tiles of both operands: what they
-// read comes from the second-level cache.
-constexpr uint32_t kBand = 16;
-
-// Tile `index` of one group, by bands.
-__device__ inline uint2 raster(uint32_t index, uint32_t row_tiles, uint32_t column_tiles) {
-  const uint32_t band = index / (kBand * column_tiles), in_band = index % (kBand * column_tiles);
-  const uint32_t height = min(kBand, row_tiles - band * kBand);
-  return {band * kBand + in_band % height, in_band / height};
+// Tile `index` of one group, by bands of `band` tiles of rows: tiles that run at the same time are then near each other in
+// both directions, and what they read comes from the second-level cache.
+__device__ inline uint2 raster(uint32_t index, uint32_t row_tiles, uint32_t column_tiles, uint32_t band) {
+  const uint32_t first = index / (band * column_tiles) * band, in_band = index % (band * column_tiles);
+  const uint32_t height = min(band, row_tiles - first);
+  return {first + in_band % height, in_band / height};
 }
 
 // The tiles of a product, in the order in which blocks take them. All threads of a block of kThreads make it together;
@@ -57,7 +54,7 @@ class Tiles {
       begin = p_.begin[group];
       rows = p_.begin[group + 1] - begin;
     }
-    const uint2 at = raster(index, (rows + kTileRows - 1) / kTileRows, column_tiles_);
+    const uint2 at = raster(index, (rows + kTileRows - 1) / kTileRows, column_tiles_, 2048 / kTileRows);
     const uint32_t first = at.x * kTileRows;
     return {group, begin + first, min(kTileRows, rows - first), at.y * kTileColumns};
   }
@@ -71,8 +68,7 @@ class Tiles {
 
   // Prefix sums: each thread has a few neighbouring groups, each warp scans its threads, then the warps' sums.
   __device__ void sum_groups() {
-    constexpr uint32_t kOwn = kMostGroups / kThreads;
-    static_assert(kMostGroups % kThreads == 0);
+    constexpr uint32_t kOwn = (kMostGroups + kThreads - 1) / kThreads;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32_t own[kOwn], sum = 0;
     for (uint32_t i = 0; i < kOwn; i++) sum += own[i] = tiles_of(threadIdx.x * kOwn + i);
@@ -86,7 +82,7 @@ class Tiles {
     __syncthreads();
     for (uint32_t w = 0; w < warp; w++) before += space_.sums[w];
     for (uint32_t i = 0; i < kOwn; i++) {
-      space_.begin[threadIdx.x * kOwn + i] = before;
+      if (threadIdx.x * kOwn + i < kMostGroups) space_.begin[threadIdx.x * kOwn + i] = before;
       before += own[i];
     }
     if (threadIdx.x == kThreads - 1) space_.begin[kMostGroups] = before;

@@ -72,7 +72,22 @@ __global__ void fill(float* y, uint64_t count, float value) {
     y[i] = value;
 }
 
-void check_dense(uint32_t m, uint32_t n, uint32_t k, uint32_t batch, bool wide, bool add, uint32_t pad) {
+// gemm, or one kernel of it: columns of Hopper's tiles, or rows of the portable ones.
+struct Variant {
+  uint32_t hopper_columns = 0, portable_rows = 0, hopper_parts = 0;
+};
+int processors;
+bool hopper;
+
+cudaError_t multiply_by(Variant variant, cudaStream_t stream, const Gemm& g) {
+  if (variant.hopper_columns) return multiply_hopper(stream, product_of(g), variant.hopper_columns, processors);
+  if (variant.portable_rows) return multiply_portable(stream, product_of(g), variant.portable_rows, processors);
+  if (variant.hopper_parts) return multiply_hopper_split(stream, product_of(g), variant.hopper_parts);
+  return gemm(stream, g);
+}
+
+void check_dense(uint32_t m, uint32_t n, uint32_t k, uint32_t batch, bool wide, bool add, uint32_t pad,
+                 Variant variant = {}) {
   const uint32_t a_stride = k + pad * 8, b_stride = k + pad * 16, y_stride = n + pad * 2;
   // Heads lie side by side in a and y, as attention has them.
   Gemm g = {};
@@ -88,11 +103,9 @@ void check_dense(uint32_t m, uint32_t n, uint32_t k, uint32_t batch, bool wide, 
   g.a_stride = a_stride * batch, g.a_next = a_stride;
   g.b_stride = b_stride, g.b_next = uint64_t(n) * b_stride;
   g.y_stride = y_stride * batch, g.y_next = y_stride;
-  if (wide)
-    g.y_wide = reinterpret_cast<bf16*>(y);
-  else
-    g.y = y;
-  MUST(gemm(0, g));
+  if (wide) g.y_wide = reinterpret_cast<bf16*>(y);
+  else g.y = y;
+  MUST(multiply_by(variant, 0, g));
   MUST(cudaDeviceSynchronize());
   double worst = 0;
   for (uint32_t h = 0; h < batch; h++) {
@@ -108,8 +121,11 @@ void check_dense(uint32_t m, uint32_t n, uint32_t k, uint32_t batch, bool wide, 
   if (!wide && pad)
     for (uint64_t i = 0; i < y_count; i++) untouched &= i % y_stride < n || all[i] == 3;
   char line[200];
-  snprintf(line, sizeof line, "gemm %u x %u x %u, batch %u%s%s%s: nmse %.1e", m, n, k, batch, wide ? ", bf16" : "",
-           add ? ", added" : "", pad ? ", padded rows" : "", worst);
+  snprintf(line, sizeof line, "gemm%s %u x %u x %u, batch %u%s%s%s: nmse %.1e",
+           variant.hopper_columns ? " (hopper)"
+           : variant.hopper_parts ? " (split)"
+                                  : "",
+           m, n, k, batch, wide ? ", bf16" : "", add ? ", added" : "", pad ? ", padded rows" : "", worst);
   check::expect(worst < (wide ? 1e-5 : 1e-9) && untouched, line);
   MUST(cudaFree(a));
   MUST(cudaFree(b));
@@ -136,7 +152,16 @@ Routing route(uint32_t groups, uint32_t slots, uint32_t rows, bool zipf, unsigne
   return routing;
 }
 
-void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool zipf, bool gathered) {
+// gemm_grouped, or one kernel of it: rows of the portable tiles, or Hopper's.
+constexpr uint32_t kOfHopper = 1000;
+cudaError_t group_by(uint32_t variant, cudaStream_t stream, const GroupedGemm& g) {
+  if (variant == kOfHopper) return multiply_hopper_grouped(stream, product_of(g), processors);
+  if (variant) return multiply_portable(stream, product_of(g), variant, processors);
+  return gemm_grouped(stream, g);
+}
+
+void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool zipf, bool gathered,
+                   uint32_t variant = 0) {
   const uint32_t source_rows = gathered ? slots / 4 + 1 : slots;
   const Routing routing = route(groups, slots, source_rows, zipf, slots);
   bf16 *a = check::device<bf16>(uint64_t(source_rows) * k), *b = check::device<bf16>(uint64_t(groups) * n * k),
@@ -146,7 +171,7 @@ void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool
   MUST(cudaMemset(y, 0xff, uint64_t(slots) * n * sizeof(bf16)));
   int32_t *begin = check::upload(routing.begin), *row_of = check::upload(routing.row_of);
   const GroupedGemm g = {a, gathered ? row_of : nullptr, begin, groups, slots, k, n, b, uint64_t(n) * k, y};
-  MUST(gemm_grouped(0, g));
+  MUST(group_by(variant, 0, g));
   MUST(cudaDeviceSynchronize());
   std::vector<Row> rows;
   for (uint32_t group = 0; group < groups; group++) {
@@ -159,8 +184,8 @@ void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool
   }
   const double error = error_of(rows, a, b, n, k, k, nullptr, y, 0);
   char line[200];
-  snprintf(line, sizeof line, "grouped %u groups, %u slots, %u x %u%s%s: nmse %.1e", groups, slots, n, k,
-           zipf ? ", zipf" : "", gathered ? ", gathered" : "", error);
+  snprintf(line, sizeof line, "grouped%s %u groups, %u slots, %u x %u%s%s: nmse %.1e", variant ? " (hopper)" : "",
+           groups, slots, n, k, zipf ? ", zipf" : "", gathered ? ", gathered" : "", error);
   check::expect(error < 1e-5, line);
   for (void* at : {static_cast<void*>(a), static_cast<void*>(b), static_cast<void*>(y), static_cast<void*>(begin),
                    static_cast<void*>(row_of)})
@@ -305,6 +330,42 @@ void time_dense() {
   MUST(cudaFree(y));
 }
 
+// One kernel beside the other at sizes where either may win.
+void time_variants() {
+  if (!hopper) return;
+  const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192}, {4096, 7168}, {7168, 2048}};
+  bf16 *a = check::device<bf16>(uint64_t(4096) * 8192), *b = check::device<bf16>(uint64_t(1) << 29);
+  float* y = check::device<float>(uint64_t(4096) * 12288);
+  check::fill_normal(a, uint64_t(4096) * 8192, 1, 5);
+  check::fill_normal(b, uint64_t(1) << 29, 0.02f, 6);
+  printf("\nTFLOP/s by kernel\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s\n", "n x k", "m", "mma 64", "mma 128", "wg 128",
+         "wg 192", "wg 256", "k / 2", "k / 4", "k / 8");
+  for (const auto [n, k] : shapes)
+    for (const uint32_t m : {32u, 128u, 256u, 512u, 1024u, 4096u}) {
+      printf("%6u x %5u %6u", n, k, m);
+      const uint64_t size = uint64_t(n) * k;
+      const uint32_t copies = (uint64_t(1) << 29) / size;
+      for (const Variant variant : {Variant{0, 64}, Variant{0, 128}, Variant{128}, Variant{192}, Variant{256},
+                                    Variant{0, 0, 2}, Variant{0, 0, 4}, Variant{0, 0, 8}}) {
+        const double us = check::microseconds(
+            4,
+            [&](cudaStream_t stream, int i) {
+              Gemm g = {};
+              g.a = a, g.b = b + i % copies * size, g.y = y, g.m = m, g.n = n, g.k = k;
+              g.a_stride = g.b_stride = k, g.y_stride = n;
+              MUST(multiply_by(variant, stream, g));
+            },
+            5);
+        printf(" %8.0f", 2.0 * m * n * k / us * 1e-6);
+        fflush(stdout);
+      }
+      printf("\n");
+    }
+  MUST(cudaFree(a));
+  MUST(cudaFree(b));
+  MUST(cudaFree(y));
+}
+
 void time_grouped() {
   constexpr uint32_t kGroups = 384, kUsed = 8;
   const uint32_t shapes[][2] = {{4096, 7168}, {7168, 2048}};
@@ -314,8 +375,8 @@ void time_grouped() {
        *y = check::device<bf16>(uint64_t(most_tokens) * kUsed * 7168);
   check::fill_normal(a, uint64_t(most_tokens) * kUsed * 2048, 1, 7);
   check::fill_normal(b, uint64_t(kGroups) * 4096 * 7168, 0.02f, 8);
-  printf("\ngrouped, 384 experts, 8 of each token\n%14s %8s %8s %9s %9s %7s %8s %7s\n", "n x k", "routing", "tokens",
-         "us", "GB/s", "", "TFLOP/s", "");
+  printf("\ngrouped, 384 experts, 8 of each token; us\n%14s %8s %7s %8s %8s %8s %8s %8s %8s  %5s %11s\n", "n x k",
+         "routing", "tokens", "chosen", "mma 16", "mma 32", "mma 64", "mma 128", "wgmma", "GB/s", "TFLOP/s");
   for (const auto [n, k] : shapes)
     for (const bool zipf : {false, true})
       for (const uint32_t tokens : {32u, 128u, 512u, 2048u, 4096u, 16384u}) {
@@ -325,12 +386,24 @@ void time_grouped() {
         for (uint32_t g = 0; g < kGroups; g++) used += routing.begin[g + 1] > routing.begin[g];
         const GroupedGemm g = {
             a, k == 7168 ? row_of : nullptr, begin, kGroups, tokens * kUsed, k, n, b, uint64_t(n) * k, y};
-        const double us = check::microseconds(
-            2, [&](cudaStream_t stream, int) { MUST(gemm_grouped(stream, g)); }, 3);
-        const double rate = 2.0 * used * n * k / us * 1e-3, teraflops = 2.0 * tokens * kUsed * n * k / us * 1e-6;
-        printf("%6u x %5u %8s %8u %9.0f %9.0f %6.0f%% %8.0f %6.0f%%\n", n, k, zipf ? "zipf" : "even", tokens, us, rate,
-               100 * rate / kGigabytes, teraflops, 100 * teraflops / kTeraflops);
-        fflush(stdout);
+        printf("%6u x %5u %8s %7u", n, k, zipf ? "zipf" : "even", tokens);
+        double chosen = 0;
+        for (const uint32_t variant : {0u, 16u, 32u, 64u, 128u, kOfHopper}) {
+          if (variant == kOfHopper && !hopper) continue;
+          if (variant && variant < 64 && tokens > 512 * variant / 16) {
+            printf(" %8s", "-");
+            continue;
+          }
+          const double us = check::microseconds(
+              1, [&](cudaStream_t stream, int) { MUST(group_by(variant, stream, g)); }, 3);
+          if (!variant) chosen = us;
+          printf(" %8.0f", us);
+          fflush(stdout);
+        }
+        const double rate = 2.0 * used * n * k / chosen * 1e-3,
+                     teraflops = 2.0 * tokens * kUsed * n * k / chosen * 1e-6;
+        printf("  %5.0f %3.0f%% %5.0f %3.0f%%\n", rate, 100 * rate / kGigabytes, teraflops,
+               100 * teraflops / kTeraflops);
         MUST(cudaFree(begin));
         MUST(cudaFree(row_of));
       }
@@ -345,6 +418,8 @@ void time_grouped() {
 int main(int argc, char** argv) {
   const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
   MUST(prepare_gemm(0));
+  MUST(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+  MUST(prepare_hopper(&hopper));
   for (const uint32_t m : {1u, 17u, 33u, 64u, 100u, 129u, 300u}) {
     check_dense(m, 256, 256, 1, false, false, 0);
     check_dense(m, 4352, 96, 1, false, true, 1);
@@ -352,8 +427,32 @@ int main(int argc, char** argv) {
     check_dense(m, 192, 224, 8, true, false, 1);
     check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0);
   }
+  for (const uint32_t columns : {128u, 192u, 256u}) {
+    if (!hopper) break;
+    for (const uint32_t m : {1u, 200u, 257u, 700u}) {
+      check_dense(m, 256, 256, 1, false, false, 0, {columns});
+      check_dense(m, 4352, 96, 1, false, true, 1, {columns});
+      check_dense(m, 90, 32, 3, false, false, 1, {columns});
+      check_dense(m, 192, 224, 8, true, false, 1, {columns});
+      check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0, {columns});
+    }
+  }
+  for (const uint32_t parts : {1u, 2u, 5u, 8u}) {
+    if (!hopper) break;
+    for (const uint32_t m : {1u, 100u, 128u, 300u}) {
+      check_dense(m, 256, 512, 1, false, false, 0, {0, 0, parts});
+      check_dense(m, 4352, 608, 1, false, true, 1, {0, 0, parts});
+      check_dense(m, 90, 544, 3, true, false, 1, {0, 0, parts});
+    }
+  }
   for (const bool zipf : {false, true})
     for (const bool gathered : {false, true}) {
+      if (hopper) {
+        check_grouped(16, 40, 512, 256, zipf, gathered, kOfHopper);
+        check_grouped(64, 700, 96, 160, zipf, gathered, kOfHopper);
+        check_grouped(512, 3000, 160, 96, zipf, gathered, kOfHopper);
+        check_grouped(3, 1500, 256, 32, zipf, gathered, kOfHopper);
+      }
       check_grouped(16, 40, 512, 256, zipf, gathered);
       check_grouped(64, 700, 96, 160, zipf, gathered);
       check_grouped(512, 3000, 160, 96, zipf, gathered);
@@ -372,7 +471,9 @@ int main(int argc, char** argv) {
     }
     check_grouped(384, 1024, 4096, 7168, true, true);
     check_grouped(384, 32768, 7168, 2048, false, false);
+    if (hopper) check_grouped(384, 32768, 4096, 7168, true, true, kOfHopper);
     time_dense();
+    time_variants();
     time_grouped();
     time_widen();
   }

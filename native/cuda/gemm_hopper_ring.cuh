@@ -1,0 +1,103 @@
+// What the products on Hopper share: a ring of stages in shared memory, and the warpgroups that multiply from it.
+#pragma once
+#include "gemm_hopper.cuh"
+#include "gemm_tiles.cuh"
+
+namespace perigee::cuda::hopper {
+
+// A stage holds kDepth values of k of a tile's rows of a, then of the tile's columns of b.
+constexpr uint32_t kRows = 128, kDepth = 64, kRowBytes = kDepth * sizeof(bf16);
+constexpr uint32_t kGroupRows = 64;  // of a warpgroup
+
+template <uint32_t kColumns, uint32_t kStages>
+struct RingShape {
+  static constexpr uint32_t kStageBytes = (kRows + kColumns) * kRowBytes;
+  static constexpr uint32_t kBytes = kStages * kStageBytes + 1024;  // swizzled atoms begin at multiples of 1024
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+template <uint32_t kStages>
+struct Barriers {
+  uint64_t full[kStages], empty[kStages];
+};
+
+// One side's way round the ring.
+template <uint32_t kColumns, uint32_t kStages>
+class Ring {
+ public:
+  using Shape = RingShape<kColumns, kStages>;
+
+  // Called by one thread; the others meet it behind a barrier.
+  static __device__ void init(Barriers<kStages>& barriers, uint32_t fillers, uint32_t users) {
+    for (uint32_t i = 0; i < kStages; i++) {
+      init_barrier(shared_address(&barriers.full[i]), fillers);
+      init_barrier(shared_address(&barriers.empty[i]), users);
+    }
+    fence_barriers();
+  }
+
+  __device__ Ring(const uint8_t* dynamic, Barriers<kStages>& barriers)
+      : base_((shared_address(dynamic) + 1023) & ~1023u),
+        full_(shared_address(barriers.full)),
+        empty_(shared_address(barriers.empty)) {}
+
+  __device__ uint32_t base() const { return base_; }
+  __device__ uint32_t a() const { return base_ + stage_ * Shape::kStageBytes; }
+  __device__ uint32_t b() const { return a() + kRows * kRowBytes; }
+  __device__ uint32_t full() const { return full_ + stage_ * 8; }
+  __device__ uint32_t empty() const { return empty_ + stage_ * 8; }
+  __device__ void wait_full() const { wait_barrier(full(), parity_); }
+  __device__ void wait_empty() const { wait_barrier(empty(), parity_ ^ 1); }
+  __device__ void advance() {
+    if (++stage_ == kStages) stage_ = 0, parity_ ^= 1;
+  }
+
+ private:
+  uint32_t base_, full_, empty_, stage_ = 0, parity_ = 0;
+};
+
+// sums = the warpgroup's rows of a . b^T over the next `steps` stages, each given back by release(its empty barrier).
+template <uint32_t kColumns, uint32_t kStages, typename Release>
+__device__ void multiply_stages(Ring<kColumns, kStages>& ring, uint32_t steps, uint32_t group,
+                                float (&sums)[kColumns / 2], Release release) {
+  uint32_t before = 0;
+  for (uint32_t step = 0; step < steps; step++, ring.advance()) {
+    ring.wait_full();
+    const uint64_t a = describe(ring.a() + group * kGroupRows * kRowBytes), b = describe(ring.b());
+    begin_products();
+#pragma unroll
+    for (uint32_t i = 0; i < kDepth / 16; i++) multiply_16<kColumns>(sums, a + 2 * i, b + 2 * i, step + i > 0);
+    commit_products();
+    wait_products<1>();  // the step before is done: its stage may be filled again
+    if (step > 0) release(before);
+    before = ring.empty();
+  }
+  wait_products<0>();
+  release(before);
+}
+
+// Where sums[4 j + 2 half], sums[4 j + 2 half + 1] of a thread of a warpgroup belong.
+__device__ inline uint32_t row_of(uint32_t thread, uint32_t half) {
+  return thread / 32 * 16 + thread % 32 / 4 + half * 8;
+}
+__device__ inline uint32_t column_of(uint32_t thread, uint32_t j) { return j * 8 + thread % 4 * 2; }
+
+// Stores a warpgroup's rows, the first of which is row `first` of the tile.
+template <uint32_t kColumns>
+__device__ void store_sums(const Product& p, const Tile& tile, uint32_t first, uint32_t thread,
+                           const float (&sums)[kColumns / 2]) {
+#pragma unroll
+  for (uint32_t half = 0; half < 2; half++) {
+    const uint32_t row = first + row_of(thread, half);
+    if (row >= tile.rows) continue;
+    const uint64_t at = tile.group * p.y_next + uint64_t(tile.first + row) * p.y_stride;
+#pragma unroll
+    for (uint32_t j = 0; j < kColumns / 8; j++)
+      store_pair(p, at, tile.column + column_of(thread, j), sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+  }
+}
+
+#endif
+
+}  // namespace perigee::cuda::hopper
