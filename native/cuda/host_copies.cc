@@ -35,7 +35,7 @@ cudaError_t HostCopies::start(int device, bool unpinned) {
   stages_.resize(2 * threads);
   for (Stage& stage : stages_) {
     CUDA_TRY(cudaMallocHost(&stage.memory, kStageBytes));
-    CUDA_TRY(cudaEventCreateWithFlags(&stage.empty, cudaEventDisableTiming));
+    CUDA_TRY(cudaEventCreateWithFlags(&stage.empty, cudaEventDisableTiming | cudaEventBlockingSync));
   }
   for (uint32_t i = 0; i < threads; i++) threads_.emplace_back([this, i] { stage_pieces(i); });
   return cudaSuccess;
