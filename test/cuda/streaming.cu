@@ -402,7 +402,12 @@ int main(int count, char** words) {
   printf("%s\n", properties.name);
   int read_only;
   MUST(cudaDeviceGetAttribute(&read_only, cudaDevAttrHostRegisterReadOnlySupported, 0));
-  printf("read-only registration %s\n", read_only ? "is there" : "is not there");
+  printf("read-only registration: %d\n", read_only);
+  const std::vector<uint8_t> page(1 << 20);
+  uint8_t* file = host_memory(Source::File, page.size(), page.data());
+  printf("a mapped file, pinned for reading: %s\n",
+         cudaGetErrorString(cudaHostRegister(file, page.size(), cudaHostRegisterReadOnly)));
+  cudaGetLastError();
   MUST(prepare_products(0));
   check_sums();
   if (count < 2) time_streaming();
