@@ -28,7 +28,7 @@ const below: Record<string, readonly string[]> = {
   runtime: ['gguf', 'model', 'select', 'wasm'],
   wasm: ['gguf', 'model', 'runtime'],
   convert: ['gguf', 'model', 'tokenizer', 'runtime', 'wasm'],
-  conform: ['runtime', 'model', 'sampling', 'select'],
+  conform: ['runtime', 'model', 'sampling', 'select', 'gguf'],
   scheduler: ['runtime', 'sampling', 'model', 'constrain'],
   'engine-process': ['scheduler', 'constrain', 'runtime', 'sampling', 'model', 'gguf', 'select'],
   api: ['chat', 'tokenizer', 'scheduler', 'sampling', 'model', 'constrain'],

@@ -1,13 +1,15 @@
 import { writeFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { type CandidateResult, type ConformResult, type Contestant, conform } from '../conform/conform.ts';
-import { notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
+import { routerBiases } from '../conform/router-bias.ts';
+import { leftOutLine, notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
 import { stepTokens } from '../conform/trace.ts';
 import { perigeeError } from '../errors.ts';
-import { selectBackend } from '../select/select.ts';
+import { assertFits } from '../select/memory-table.ts';
+import { backends } from '../select/select.ts';
 import { openTokenizer } from '../tokenizer/open.ts';
 import type { Tokenizer } from '../tokenizer/types.ts';
-import { loadModel, type OpenedModel, openModel, thisMachine } from './load-engine.ts';
+import { loadModel, type OpenedModel, openModel, planModel, thisMachine } from './load-engine.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, withConfigFile, withJsonOption, withRankOptions } from './options.ts';
 import { note, print, printJson, showProgress } from './output.ts';
@@ -38,7 +40,7 @@ export function conformCommand(): Command {
     .addOption(
       new Option(
         '--backends <list>',
-        'backends, each with a kernel set if you like (wasm:simd128,native:avx2); the first is the reference',
+        'backends, each with a kernel set if you like (wasm:simd128,native:avx2,hybrid:relaxed); the first is the reference',
       ).default('wasm,native'),
     )
     .addOption(new Option('--prompt <text>', 'the text to run').default(defaultPrompt, 'a paragraph'))
@@ -57,11 +59,12 @@ async function run(argument: string | undefined, options: ConformOptions): Promi
   const tokenizer = await openTokenizer(path);
   const tokens = await promptTokens(options, tokenizer);
   checkPrompts([tokens], model.config.vocabulary, model.config.context);
-  const machine = thisMachine();
+  const sized = { ...options, context: tokens.length, chunkSize: stepTokens(model.config) };
   // Refused now if at all: minutes of running the reference should not end in a wrong name.
-  for (const name of names) selectBackend(machine, { ...backendOf(name), threads: options.threads });
-  const contestants = names.map((name) => contestant(name, model, { ...options, context: tokens.length }));
-  await conclude(await conform(contestants, tokens), tokenizer, options);
+  for (const name of names) assertFits(planModel(model, { ...sized, ...backendOf(name) }).memory);
+  const contestants = names.map((name) => contestant(name, model, sized));
+  const biases = await routerBiases(model.gguf, model.config);
+  await conclude(await conform(contestants, tokens, (layer) => biases.get(layer) ?? null), tokenizer, options);
 }
 
 /** Says what was found in every form asked for; a backend outside its band makes the process exit with 1. */
@@ -82,7 +85,7 @@ function parseBackends(list: string): string[] {
   throw perigeeError('OPTION_INVALID', {
     option: '--backends',
     value: list,
-    expected: 'two or more of wasm and native, comma between, such as wasm,native or wasm:scalar,native:avx2',
+    expected: `two or more of ${backends.join(', ')}, comma between, such as wasm,native or wasm:scalar,native:avx2`,
   });
 }
 
@@ -108,10 +111,9 @@ function contestant(name: string, model: OpenedModel, options: Omit<EngineOption
     name,
     async load() {
       const progress = showProgress(`loading ${name}`);
-      const chunkSize = stepTokens(model.config);
       const { runtime } = await loadModel(
         model,
-        { ...options, ...backendOf(name), chunkSize, taps: true },
+        { ...options, ...backendOf(name), taps: true },
         ({ bytesRead, bytesTotal }) => progress.update(bytesRead, bytesTotal),
       ).finally(() => progress.stop());
       return runtime;
@@ -142,6 +144,8 @@ function printResult({ config, tokens, reference, candidates }: ConformResult): 
     print(
       `KL divergence of the logits: mean ${number(klMean)}, largest ${number(klMax)}; other experts: ${rerouted} times`,
     );
+    const leftOut = leftOutLine(candidate);
+    if (leftOut !== null) print(leftOut);
     const strays = notFinite(candidate);
     if (strays > 0) print(`${strays} values are NaN or infinite`);
     print(verdict(candidate, reference.name));
@@ -165,7 +169,7 @@ function jsonOf({ config, tokens, reference, candidates }: ConformResult): unkno
 }
 
 function candidateJson(candidate: CandidateResult): unknown {
-  const { name, backend, isa, threads, band, agrees, first, points, routerTokens, kl } = candidate;
+  const { name, backend, isa, threads, band, agrees, first, points, routerTokens, leftOut, kl } = candidate;
   const { klMean, klMax } = summary(candidate);
   return {
     name,
@@ -177,6 +181,7 @@ function candidateJson(candidate: CandidateResult): unknown {
     first,
     kl: { mean: klMean, max: klMax, tokens: kl },
     router_tokens: routerTokens,
+    left_out: leftOut,
     points: points.map(({ tap, layer, width, within, differing, differingTokens, notFinite: strays, ...rest }) => ({
       tap,
       layer,

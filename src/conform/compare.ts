@@ -1,8 +1,9 @@
 /** A candidate's trace beside the reference's: measures at every point, the first divergence, the verdict. */
 import type { ModelConfig } from '../model/config.ts';
-import type { Runtime } from '../runtime/runtime.ts';
 import { klDivergence } from '../sampling/distribution.ts';
-import { Differences, type Divergence, differentSets, type Measures } from './measures.ts';
+import type { Band } from './bands.ts';
+import { Differences, type Divergence, type Measures } from './measures.ts';
+import { type Rerouted, reroutedTokens } from './routing.ts';
 import { type TracePart, type TracePoint, tracePoints } from './trace.ts';
 
 export interface PointResult extends TracePoint, Measures {
@@ -20,40 +21,37 @@ export interface ComparisonResult {
   readonly points: readonly PointResult[];
   /** Tokens whose set of experts differs, by layer; dense layers have none. */
   readonly routerTokens: readonly { readonly layer: number; readonly tokens: number }[];
+  /** Tokens that a tie sent to other experts: from there on they are left out of the measures. */
+  readonly leftOut: number;
   /** Per token: the divergence of the candidate's next-token distribution from the reference's, in nats; Infinity for NaN. */
   readonly kl: readonly number[];
   /**
-   * The first value outside the band: the earliest layer and tap, there the earliest token and channel. A layer's values
-   * depend on earlier layers and earlier tokens of them only, so nothing before it can be the cause.
+   * The first value outside the band: the earliest layer and tap, there the earliest token and channel, or where bits may
+   * differ those of the largest difference. A layer's values depend on earlier layers and earlier tokens of them only, so
+   * nothing before it can be the cause.
    */
   readonly first: FirstDivergence | null;
 }
 
-/** What a backend owes the reference at each point. */
-export interface Band {
-  readonly name: string;
-  holds(measures: Measures): boolean;
-}
-
-const equalBits: Band = { name: 'equal bits', holds: ({ differing }) => differing === 0 };
-
-/** The CPU backends compute the same bits (engine/kernels/kernels.h). */
-export const bands: Readonly<Record<Runtime['backend'], Band>> = {
-  wasm: equalBits,
-  native: equalBits,
-  hybrid: equalBits,
-  cuda: equalBits,
-};
+/** The router's bias of a layer, [experts]; null where it has none. */
+export type RouterBias = (layer: number) => Float32Array | null;
 
 export class Comparison {
   readonly #band: Band;
+  readonly #bias: RouterBias;
   readonly #points: readonly TracePoint[];
   readonly #differences: readonly Differences[];
   readonly #routerTokens = new Map<number, number>();
+  /** The first token of each layer that no tie sent elsewhere. */
+  readonly #misrouted = new Map<number, Rerouted>();
+  readonly #leftOut = new Set<number>();
+  /** Of the layer that is being added, what the reference chose experts by. */
+  #scores: Float32Array = new Float32Array();
   readonly #kl: number[] = [];
 
-  constructor(config: ModelConfig, band: Band) {
+  constructor(config: ModelConfig, band: Band, bias: RouterBias) {
     this.#band = band;
+    this.#bias = bias;
     this.#points = tracePoints(config);
     this.#differences = this.#points.map(() => new Differences());
   }
@@ -62,32 +60,63 @@ export class Comparison {
   add({ point, firstToken, values }: TracePart, reference: TracePart['values']): void {
     const { tap, layer, width } = this.#points[point]!;
     if (reference.length !== values.length) throw new Error(`traces differ in length at ${tap} of layer ${layer}`);
-    if (values instanceof Int32Array) {
-      const tokens = differentSets(reference as Int32Array, values, width);
-      this.#routerTokens.set(layer, (this.#routerTokens.get(layer) ?? 0) + tokens);
-    }
+    if (tap === 'router-scores') this.#scores = biased(reference as Float32Array, this.#bias(layer));
+    if (values instanceof Int32Array) this.#addChoices(layer, reference as Int32Array, values, width, firstToken);
     // Expert ids are exact as floats; their distances mean nothing, their first difference does.
     const [expected, found] = [floats(reference), floats(values)];
-    this.#differences[point]!.add(expected, found, width, firstToken);
+    this.#differences[point]!.add(expected, found, width, firstToken, this.#leftOut);
     if (tap !== 'logits') return;
     for (let row = 0; row < found.length; row += width) {
       this.#kl.push(divergence(expected.subarray(row, row + width), found.subarray(row, row + width)));
     }
   }
 
+  #addChoices(layer: number, reference: Int32Array, found: Int32Array, used: number, firstToken: number): void {
+    const rerouted = reroutedTokens(reference, found, used, firstToken, this.#scores);
+    this.#routerTokens.set(layer, (this.#routerTokens.get(layer) ?? 0) + rerouted.length);
+    const tie = this.#band.limits?.tie ?? 0;
+    for (const each of rerouted) {
+      if (this.#leftOut.has(each.token)) continue;
+      if (Math.abs(each.gap) < tie) this.#leftOut.add(each.token);
+      else if (!this.#misrouted.has(layer)) this.#misrouted.set(layer, each);
+    }
+  }
+
   result(): ComparisonResult {
+    const settled = this.#kl.filter((_, token) => !this.#leftOut.has(token));
+    const divergences = settled.length > 0 ? settled : this.#kl;
+    const klMean = divergences.reduce((sum, value) => sum + value, 0) / divergences.length;
     const points = this.#points.map((point, index) => {
       const measures = this.#differences[index]!.result();
-      return { ...point, ...measures, within: this.#band.holds(measures) };
+      return { ...point, ...measures, within: this.#holds(point, measures, klMean) };
     });
     const outside = points.find(({ within }) => !within);
+    const place = outside && this.#placeOf(outside);
     return {
       points,
       routerTokens: [...this.#routerTokens].map(([layer, tokens]) => ({ layer, tokens })),
+      leftOut: this.#leftOut.size,
       kl: this.#kl,
-      first: outside?.first ? { tap: outside.tap, layer: outside.layer, ...outside.first } : null,
+      first: outside && place ? { tap: outside.tap, layer: outside.layer, ...place } : null,
     };
   }
+
+  #holds({ tap, layer }: TracePoint, { differing, nmse }: Measures, klMean: number): boolean {
+    const { limits } = this.#band;
+    if (limits === null) return differing === 0;
+    if (tap === 'router-choices') return !this.#misrouted.has(layer);
+    return tap === 'logits' ? klMean <= limits.kl : nmse <= limits.nmse;
+  }
+
+  #placeOf({ tap, layer, first, largest }: PointResult): Divergence | null {
+    if (this.#band.limits === null) return first;
+    return tap === 'router-choices' ? (this.#misrouted.get(layer) ?? null) : largest;
+  }
+}
+
+/** What a router chooses by: gated scores, [tokens][experts], and the bias of each expert. */
+function biased(scores: Float32Array, bias: Float32Array | null): Float32Array {
+  return bias === null ? scores : scores.map((score, index) => score + (bias[index % bias.length] as number));
 }
 
 function floats(values: TracePart['values']): Float32Array {

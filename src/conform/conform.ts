@@ -1,7 +1,8 @@
 /** Runs one prompt on several backends, one after the other, and compares each with the first. */
 import type { ModelConfig } from '../model/config.ts';
 import type { Runtime } from '../runtime/runtime.ts';
-import { bands, Comparison, type ComparisonResult } from './compare.ts';
+import { bandFor } from './bands.ts';
+import { Comparison, type ComparisonResult, type RouterBias } from './compare.ts';
 import { Recording } from './recording.ts';
 import { traceOf } from './trace.ts';
 
@@ -37,6 +38,7 @@ export interface ConformResult {
 export async function conform(
   [first, ...others]: readonly Contestant[],
   tokens: readonly number[],
+  bias: RouterBias = () => null,
 ): Promise<ConformResult> {
   const recording = await Recording.create();
   try {
@@ -47,25 +49,24 @@ export async function conform(
     const candidates: CandidateResult[] = [];
     for (const contestant of others) {
       recording.rewind();
-      candidates.push(await withRuntime(contestant, (runtime) => compare(contestant, runtime, recording, tokens)));
+      const result = await withRuntime(contestant, async (runtime) => {
+        const band = bandFor(reference.backend, runtime.backend);
+        const comparison = new Comparison(config, band, bias);
+        for await (const part of traceOf(runtime, tokens)) comparison.add(part, await recording.next(part));
+        const compared = comparison.result();
+        return {
+          ...configurationOf(contestant, runtime),
+          band: band.name,
+          agrees: compared.first === null,
+          ...compared,
+        };
+      });
+      candidates.push(result);
     }
     return { config, tokens, reference, candidates };
   } finally {
     await recording.close();
   }
-}
-
-async function compare(
-  contestant: Contestant,
-  runtime: Runtime,
-  recording: Recording,
-  tokens: readonly number[],
-): Promise<CandidateResult> {
-  const band = bands[runtime.backend];
-  const comparison = new Comparison(runtime.config, band);
-  for await (const part of traceOf(runtime, tokens)) comparison.add(part, await recording.next(part));
-  const result = comparison.result();
-  return { ...configurationOf(contestant, runtime), band: band.name, agrees: result.first === null, ...result };
 }
 
 async function withRuntime<T>({ load }: Contestant, use: (runtime: Runtime) => Promise<T>): Promise<T> {

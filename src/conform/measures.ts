@@ -25,7 +25,11 @@ export interface Measures {
    */
   readonly cosine: number;
   readonly first: Divergence | null;
+  /** Where the difference is largest. */
+  readonly largest: Divergence | null;
 }
+
+const none: ReadonlySet<number> = new Set();
 
 /**
  * Compares a candidate's values with the reference's. A NaN on both sides is equal whatever its payload, which WebAssembly
@@ -41,21 +45,36 @@ export class Differences {
   #squaredReference = 0;
   #squaredCandidate = 0;
   #first: Divergence | null = null;
+  #largest: Divergence | null = null;
 
-  /** Adds rows of `width` values, the first of them token `firstToken`; both arrays are of the same length. */
-  add(reference: Float32Array, candidate: Float32Array, width: number, firstToken: number): void {
+  /**
+   * Adds rows of `width` values, the first of them token `firstToken`; both arrays are of the same length. Tokens of `leftOut`
+   * count for nothing.
+   */
+  add(
+    reference: Float32Array,
+    candidate: Float32Array,
+    width: number,
+    firstToken: number,
+    leftOut: ReadonlySet<number> = none,
+  ): void {
     const referenceBits = new Int32Array(reference.buffer, reference.byteOffset, reference.length);
     const candidateBits = new Int32Array(candidate.buffer, candidate.byteOffset, candidate.length);
     for (let row = 0; row < reference.length; row += width) {
+      const token = firstToken + row / width;
+      if (leftOut.has(token)) continue;
       const before = this.#differing;
       for (let i = row; i < row + width; i++) {
         const [r, c] = [reference[i]!, candidate[i]!];
         const equal = referenceBits[i] === candidateBits[i] || (Number.isNaN(r) && Number.isNaN(c));
-        if (!equal) {
-          this.#differing++;
-          this.#first ??= { token: firstToken + row / width, channel: i - row, reference: r, candidate: c };
-        }
+        const most = this.#maxAbs;
         this.#addPair(r, c, equal);
+        if (equal) continue;
+        this.#differing++;
+        if (this.#first !== null && this.#maxAbs <= most) continue;
+        const place = { token, channel: i - row, reference: r, candidate: c };
+        this.#first ??= place;
+        this.#largest = place;
       }
       if (this.#differing > before) this.#differingTokens++;
     }
@@ -90,16 +109,7 @@ export class Differences {
       nmse: over(this.#squaredReference),
       cosine: over(this.#squaredReference + this.#squaredCandidate),
       first: this.#first,
+      largest: this.#largest,
     };
   }
-}
-
-/** How many rows of `width` ids name another set, whatever the order. */
-export function differentSets(reference: Int32Array, candidate: Int32Array, width: number): number {
-  let rows = 0;
-  for (let row = 0; row < reference.length; row += width) {
-    const chosen = new Set(reference.subarray(row, row + width));
-    if (candidate.subarray(row, row + width).some((id) => !chosen.has(id))) rows++;
-  }
-  return rows;
 }

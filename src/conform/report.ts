@@ -2,7 +2,7 @@
 import type { Machine } from '../select/machine.ts';
 import { divergenceChart, layerChart, routerChart } from './charts.ts';
 import type { CandidateResult, Configuration, ConformResult } from './conform.ts';
-import { notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from './table.ts';
+import { leftOutLine, notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from './table.ts';
 
 export interface ReportInput {
   readonly result: ConformResult;
@@ -47,6 +47,7 @@ ${glossary}
 async function candidateSection(candidate: CandidateResult, reference: Configuration): Promise<string> {
   const { klMean, klMax, rerouted } = summary(candidate);
   const strays = notFinite(candidate);
+  const leftOut = leftOutLine(candidate);
   const [nmse, maxAbs, router, divergence] = await Promise.all([
     layerChart(candidate, 'nmse', 'NMSE'),
     layerChart(candidate, 'maxAbs', 'max abs difference'),
@@ -62,7 +63,8 @@ async function candidateSection(candidate: CandidateResult, reference: Configura
   return `<section>
 <h2>${text(candidate.name)} beside ${text(reference.name)}</h2>
 <p class="${candidate.agrees ? 'agrees' : 'differs'}">${text(verdict(candidate, reference.name))}.</p>
-<p>${text(`KL divergence of the logits: mean ${number(klMean)}, largest ${number(klMax)}. Other experts chosen: ${rerouted} times (tokens times layers).`)}</p>
+<p>${text(`KL divergence of the logits: mean ${number(klMean)}, largest ${number(klMax)}. Other experts chosen: ${rerouted} times (tokens times layers). The rule applied: ${candidate.band}.`)}</p>
+${leftOut === null ? '' : `<p>${text(leftOut)}.</p>`}
 ${strays > 0 ? `<p class="differs">${strays} values are NaN or infinite.</p>` : ''}
 ${table(tapColumns, tapRows(candidate).map(tapCells))}
 ${figures
@@ -98,7 +100,10 @@ const meanings: readonly (readonly [string, string])[] = [
   ['router-choices', 'the experts a token went to'],
   ['feed-forward', 'routed and shared experts, or the dense network, before it is added to the residual'],
   ['residual', 'what the layer leaves to the next'],
-  ['layers outside', 'layers in which the backend does not keep to its band; for CPU backends the band is equal bits'],
+  [
+    'layers outside',
+    'layers in which the backend does not keep to its band: equal bits between CPU backends, distances where a GPU takes part',
+  ],
   ['tokens', 'tokens of the worst layer with any different value'],
   ['max abs', 'the largest |c − r| of a candidate value c and the reference value r'],
   ['NMSE', 'the sum of (c − r)² over the sum of r²'],
@@ -110,7 +115,7 @@ const meanings: readonly (readonly [string, string])[] = [
   ['unbounded', 'one side has a NaN or an infinity that the other lacks; NaN on both sides counts as equal'],
   [
     'first divergence',
-    'the earliest layer and tap outside the band, there the earliest token and channel: all it depends on is equal',
+    'the earliest layer and tap outside the band, there the earliest token and channel (all it depends on is equal), or where bits may differ the place of the largest difference',
   ],
 ];
 const glossary = `<dl>${meanings.map(([name, meaning]) => `<dt>${text(name)}</dt><dd>${text(meaning)}</dd>`).join('\n')}</dl>`;

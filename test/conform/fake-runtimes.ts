@@ -34,7 +34,7 @@ export const config: ModelConfig = {
 
 /** A runtime that computes sines of where a value stands, with `plants` in place of some. */
 export class FormulaRuntime implements Runtime {
-  readonly backend = 'wasm';
+  readonly backend: Runtime['backend'];
   readonly isa = 'formula';
   readonly threads = 1;
   readonly weightBytes = 1;
@@ -45,8 +45,9 @@ export class FormulaRuntime implements Runtime {
   readonly #plants: readonly Plant[];
   #positions: Int32Array = new Int32Array();
 
-  constructor(plants: readonly Plant[]) {
+  constructor(plants: readonly Plant[], backend: Runtime['backend'] = 'wasm') {
     this.#plants = plants;
+    this.backend = backend;
   }
 
   async step({ positions, outputs }: StepBatch): Promise<Float32Array> {
@@ -89,4 +90,9 @@ export class FormulaRuntime implements Runtime {
 /** A contestant that runs the formula, wrong in `plants`. */
 export function formula(name: string, ...plants: Plant[]): Contestant {
   return { name, load: async () => new FormulaRuntime(plants) };
+}
+
+/** The same as a GPU's. */
+export function deviceFormula(name: string, ...plants: Plant[]): Contestant {
+  return { name, load: async () => new FormulaRuntime(plants, 'cuda') };
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { Differences, differentSets, type Measures } from '../../src/conform/measures.ts';
+import { Differences, type Measures } from '../../src/conform/measures.ts';
+import { reroutedTokens } from '../../src/conform/routing.ts';
 
 function measure(reference: readonly number[], candidate: readonly number[], width = reference.length): Measures {
   const differences = new Differences();
@@ -18,6 +19,7 @@ describe('the distance of two arrays', () => {
       nmse: 5 / 21,
       cosine: 5 / 35,
       first: { token: 0, channel: 1, reference: 2, candidate: 3 },
+      largest: { token: 0, channel: 2, reference: 4, candidate: 2 },
     });
   });
 
@@ -74,8 +76,28 @@ describe('NaN and infinity', () => {
   });
 });
 
+describe('tokens left out', () => {
+  it('count for nothing', () => {
+    const differences = new Differences();
+    differences.add(Float32Array.of(1, 2, 3, 4), Float32Array.of(1, 2, 9, 9), 2, 10, new Set([11]));
+    expect(differences.result()).toMatchObject({ differing: 0, nmse: 0, largest: null });
+  });
+});
+
 describe('sets of experts', () => {
-  it('are equal in any order', () => {
-    expect(differentSets(Int32Array.of(1, 2, 3, 4), Int32Array.of(2, 1, 3, 5), 2)).toBe(1);
+  const rerouted = (reference: number[], candidate: number[], scores: number[]) =>
+    reroutedTokens(Int32Array.from(reference), Int32Array.from(candidate), 2, 5, Float32Array.from(scores));
+
+  it('are equal in any order', () => expect(rerouted([1, 2], [2, 1], [0, 0, 0, 0])).toEqual([]));
+
+  it('that differ have the gap that the reference saw between them', () => {
+    expect(rerouted([0, 1, 0, 1], [1, 0, 2, 0], [0.9, 0.5, 0.25, 0, 0.75, 0.5, 0.25, 0])).toEqual([
+      { token: 6, channel: 0, reference: 1, candidate: 2, gap: 0.25 },
+    ]);
+  });
+
+  it('with one expert twice are different', () => {
+    const [found] = rerouted([0, 1], [0, 0], [0.9, 0.5, 0.25, 0]);
+    expect(found?.gap).toBe(Number.NEGATIVE_INFINITY);
   });
 });
