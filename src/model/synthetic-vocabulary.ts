@@ -1,4 +1,4 @@
-/** A vocabulary for models that know no words: every byte, pairs of bytes as filler, and Kimi's control tokens. */
+/** A vocabulary for models that know no words: every byte, pairs and triples of bytes as filler, and Kimi's control tokens. */
 
 import { spellBytes } from '../gguf/byte-symbols.ts';
 import type { GgufEntry } from '../gguf/write.ts';
@@ -29,12 +29,19 @@ const specials = [
 const normal = 1;
 const control = 3;
 
+/** A filler and the two words it is merged from: all pairs of bytes, then pairs with a third byte. */
+function filler(index: number): { readonly left: string; readonly right: string } {
+  const pair = index < 65_536 ? null : (index - 65_536) >> 8;
+  const left = pair === null ? Uint8Array.of(index >> 8) : Uint8Array.of(pair >> 8, pair & 255);
+  return { left: spellBytes(left), right: spellBytes(Uint8Array.of(index & 255)) };
+}
+
 /** The tokenizer's metadata for `size` tokens, at least 275. */
 export function vocabularyEntries(size: number): GgufEntry[] {
-  const pairs = Array.from({ length: size - 256 - specials.length }, (_, index) => [index >> 8, index & 255] as const);
+  const fillers = Array.from({ length: size - 256 - specials.length }, (_, index) => filler(index));
   const words = [
     ...Array.from({ length: 256 }, (_, byte) => spellBytes(Uint8Array.of(byte))),
-    ...pairs.map((pair) => spellBytes(Uint8Array.from(pair))),
+    ...fillers.map(({ left, right }) => left + right),
   ];
   const key = (name: string) => `tokenizer.ggml.${name}`;
   const id = (name: string) => words.length + specials.indexOf(name);
@@ -52,7 +59,7 @@ export function vocabularyEntries(size: number): GgufEntry[] {
       key: key('merges'),
       type: 'array',
       of: 'string',
-      value: pairs.map(([left, right]) => `${spellBytes(Uint8Array.of(left))} ${spellBytes(Uint8Array.of(right))}`),
+      value: fillers.map(({ left, right }) => `${left} ${right}`),
     },
     { key: key('bos_token_id'), type: 'u32', value: id('[BOS]') },
     { key: key('eos_token_id'), type: 'u32', value: id('<|im_end|>') },

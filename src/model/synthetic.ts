@@ -19,6 +19,9 @@ interface Shape {
   readonly experts: number;
   readonly expertsUsed: number;
   readonly expertWidth: number;
+  /** Of expert width; they are computed as one. */
+  readonly sharedExperts?: number;
+  /** 0: a plain query projection. */
   readonly qRank: number;
   readonly kvRank: number;
   readonly ropeDim: number;
@@ -28,6 +31,9 @@ interface Shape {
   readonly vocabulary: number;
   readonly context: number;
   readonly rmsEps: number;
+  /** What routed experts' weights are multiplied by; default: Kimi K2's. */
+  readonly weightScale?: number;
+  readonly noYarn?: boolean;
 }
 
 /** One dense layer before the MoE layers, one shared expert, head dimensions of the family except in `tiny`. */
@@ -104,6 +110,24 @@ const shapes = {
     heads: 64,
     vocabulary: 16_384,
   },
+  /** Moonlight-16B-A3B, whole: what a GPU of 16 GB holds. */
+  moonlight: {
+    ...kimiHeads,
+    moeLayers: 26,
+    hidden: 2048,
+    denseWidth: 11_264,
+    experts: 64,
+    expertsUsed: 6,
+    expertWidth: 1408,
+    sharedExperts: 2,
+    qRank: 0,
+    heads: 16,
+    vocabulary: 163_840,
+    context: 8192,
+    rmsEps: 1e-5,
+    weightScale: 2.446,
+    noYarn: true,
+  },
 } as const satisfies Record<string, Shape>;
 
 export type SyntheticShape = keyof typeof shapes;
@@ -160,20 +184,20 @@ function shapeEntries(options: SyntheticOptions, shape: Shape): GgufEntry[] {
     f32('attention.layer_norm_rms_epsilon', shape.rmsEps),
     u32('expert_count', shape.experts),
     u32('expert_used_count', shape.expertsUsed),
-    u32('expert_shared_count', 1),
+    u32('expert_shared_count', shape.sharedExperts ?? 1),
     u32('expert_feed_forward_length', shape.expertWidth),
     u32('rope.dimension_count', shape.ropeDim),
     f32('rope.freq_base', 50_000),
   ];
 }
 
-function routingEntries(options: SyntheticOptions): GgufEntry[] {
+function routingEntries(options: SyntheticOptions, { weightScale = 2.827 }: Shape): GgufEntry[] {
   const key = (name: string) => `deepseek2.${name}`;
   return [
     { key: key('expert_group_count'), type: 'u32', value: options.groups ? 4 : 1 },
     { key: key('expert_group_used_count'), type: 'u32', value: options.groups ? 2 : 1 },
     { key: key('expert_gating_func'), type: 'u32', value: options.softmax ? 1 : 2 },
-    { key: key('expert_weights_scale'), type: 'f32', value: options.softmax ? 1 : 2.827 },
+    { key: key('expert_weights_scale'), type: 'f32', value: options.softmax ? 1 : weightScale },
     { key: key('expert_weights_norm'), type: 'bool', value: !options.softmax },
   ];
 }
@@ -195,8 +219,8 @@ function entriesOf(options: SyntheticOptions, shape: Shape): GgufEntry[] {
     { key: 'general.file_type', type: 'u32', value: mixFileType(options.mix) },
     { key: 'general.quantization_version', type: 'u32', value: 2 },
     ...shapeEntries(options, shape),
-    ...routingEntries(options),
-    ...(options.noYarn ? [] : yarnEntries),
+    ...routingEntries(options, shape),
+    ...((options.noYarn ?? shape.noYarn) ? [] : yarnEntries),
     ...vocabularyEntries(shape.vocabulary),
   ];
 }

@@ -174,6 +174,7 @@ const layersOf = (parts: readonly DevicePart[], index: number) =>
 
 /**
  * All experts where the device computes them; else as many as spare memory holds, the same number in every layer of a device.
+ * Who asks for ranks though spare memory holds them all wants the ranks at work: then none is copied.
  * Wishes are followed to the letter: experts that they leave on the CPU get no copies.
  */
 function chooseResidents(
@@ -186,14 +187,15 @@ function chooseResidents(
   const whole = (layer: number) => isMoe(layer) && (!ranks || (wishes?.[layer]?.expertsOnDevice ?? false));
   const residents = needs.layers.map((_, layer) => (whole(layer) ? needs.experts : 0));
   if (!ranks || wishes !== undefined) return residents;
+  const copies = [...residents];
   for (const device of devices) {
     const open = layersOf(parts, device.index).filter(isMoe);
     const oneEach = open.reduce((sum, layer) => sum + (needs.layers[layer]?.expert ?? 0), 0);
     const need = memoryTable('', deviceNeed(needs, device, parts, residents), 0).need;
     const fitting = Math.floor((device.freeBytes - need) / oneEach);
-    for (const layer of open) residents[layer] = Math.max(0, Math.min(needs.experts, fitting));
+    for (const layer of open) copies[layer] = Math.max(0, Math.min(needs.experts, fitting));
   }
-  return residents;
+  return copies.every((count, layer) => count === needs.experts || !isMoe(layer)) ? residents : copies;
 }
 
 function deviceNeed(

@@ -59,6 +59,12 @@ describe('options', () => {
       heads: 64,
       experts: 384,
     });
+    expect(config({ shape: 'moonlight' })).toMatchObject({ layers: 27, qRank: 0, sharedWidth: 2816, yarn: null });
+  });
+
+  it('with a large vocabulary name no token twice', () => {
+    const tokens = syntheticModel({ shape: 'moonlight', mix: 'q4_k_m' }).metadata.get('tokenizer.ggml.tokens');
+    expect(new Set(tokens as string[]).size).toBe(163_840);
   });
 
   it('choose types as llama.cpp does', () => {

@@ -143,6 +143,11 @@ describe('--backend', () => {
     expect(plan).toMatchObject({ backend: 'hybrid', ranks, isa });
   });
 
+  it('hybrid holds no copies of experts where it could hold all: the ranks shall work', () => {
+    const plan = selectBackend(h200Machine, { backend: 'hybrid' }, eightLayers);
+    expect(new Set(plan.devices?.residentExperts)).toEqual(new Set([0]));
+  });
+
   it('hybrid leaves a core to the thread that drives the GPU', () => {
     const plan = selectBackend(h200Machine, { backend: 'hybrid' }, eightLayers);
     expect(plan.threads).toBe(15);
