@@ -3,6 +3,7 @@
 #include <string.h>
 #include <algorithm>
 
+#include "../engine/exchange.h"
 #include "../engine/taps.h"
 
 namespace perigee {
@@ -14,6 +15,19 @@ uint32_t u32(const Napi::Value& value) { return value.As<Napi::Number>().Uint32V
 Napi::Value thrown(Napi::Env env, const char* what) {
   Napi::Error::New(env, what).ThrowAsJavaScriptException();
   return env.Undefined();
+}
+
+// Bytes of `owner`'s, which lives as long as they are referenced.
+template <typename T>
+Napi::ArrayBuffer shared_bytes(Napi::Env env, const std::shared_ptr<T>& owner, const void* at, size_t bytes) {
+  const auto release = [](Napi::BasicEnv, void*, std::shared_ptr<T>* held) { delete held; };
+  return Napi::ArrayBuffer::New(env, const_cast<void*>(at), bytes, release, new std::shared_ptr<T>(owner));
+}
+
+Napi::Value resolved(Napi::Env env, Outcome outcome) {
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  deferred.Resolve(Napi::Number::New(env, static_cast<int32_t>(outcome)));
+  return deferred.Promise();
 }
 
 bool copy_ints(const Napi::Value& from, int32_t* to, size_t most) {
@@ -32,8 +46,10 @@ Napi::Function EngineObject::define(Napi::Env env) {
                       E::InstanceMethod<&E::set_vector>("setVector"), E::InstanceMethod<&E::write_made>("writeMade"),
                       E::InstanceMethod<&E::start>("start"), E::InstanceMethod<&E::loaded_bytes>("loadedBytes"),
                       E::InstanceMethod<&E::logits>("logits"), E::InstanceMethod<&E::step>("step"),
-                      E::InstanceMethod<&E::tap>("tap"), E::InstanceMethod<&E::stage_times>("stageTimes"),
-                      E::InstanceMethod<&E::lost_file>("lostFile"), E::InstanceMethod<&E::close>("close")});
+                      E::InstanceMethod<&E::exchange>("exchange"), E::InstanceMethod<&E::serve>("serve"),
+                      E::InstanceMethod<&E::weights>("weights"), E::InstanceMethod<&E::tap>("tap"),
+                      E::InstanceMethod<&E::stage_times>("stageTimes"), E::InstanceMethod<&E::lost_file>("lostFile"),
+                      E::InstanceMethod<&E::close>("close")});
 }
 
 // (config, limits, isa, cpus, bytes of made weights of each rank): the structs of engine/config.h as bytes.
@@ -154,11 +170,9 @@ Napi::Value EngineObject::logits(const Napi::CallbackInfo& info) {
   if (!open(env)) return env.Undefined();
   if (logits_.IsEmpty()) {
     const size_t count = size_t{session_->limits().batch_outputs} * session_->config().vocabulary;
-    auto* arena = new std::shared_ptr<Area>(session_->arena());
-    const auto release = [](Napi::BasicEnv, void*, std::shared_ptr<Area>* held) { delete held; };
-    float* at = engine_step_block(session_->engine())->logits;
-    logits_ = Napi::Reference<Napi::ArrayBuffer>::New(
-        Napi::ArrayBuffer::New(env, at, count * sizeof(float), release, arena), 1);
+    const float* at = engine_step_block(session_->engine())->logits;
+    logits_ =
+        Napi::Reference<Napi::ArrayBuffer>::New(shared_bytes(env, session_->arena(), at, count * sizeof(float)), 1);
   }
   Napi::ArrayBuffer buffer = logits_.Value();
   return Napi::Float32Array::New(env, buffer.ByteLength() / sizeof(float), buffer, 0);
@@ -189,14 +203,54 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!open(env)) return env.Undefined();
   if (waiting_ || session_->finished() == 0) return thrown(env, "a step is running");
-  if (!fill_step(info)) {
-    const auto refused = Napi::Promise::Deferred::New(env);
-    refused.Resolve(Napi::Number::New(env, static_cast<int32_t>(Outcome::Refused)));
-    return refused.Promise();
-  }
+  if (!fill_step(info)) return resolved(env, Outcome::Refused);
   const Napi::Value promise = all_finish(env);
   session_->step();
   return promise;
+}
+
+// () -> [memory, byte offsets of asked, done, failed, h, chosen, weight, sum]: the exchange of an engine of experts only
+Napi::Value EngineObject::exchange(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!open(env)) return env.Undefined();
+  Exchange* exchange = engine_exchange(session_->engine());
+  if (!exchange) return thrown(env, "the engine holds a whole model");
+  const void* at[] = {&exchange->asked, &exchange->done,  &exchange->failed, exchange->h,
+                      exchange->chosen, exchange->weight, exchange->sum};
+  auto offsets = Napi::Float64Array::New(env, std::size(at));
+  for (size_t i = 0; i < std::size(at); i++)
+    offsets[i] = static_cast<double>(static_cast<const uint8_t*>(at[i]) - reinterpret_cast<const uint8_t*>(exchange));
+  auto found = Napi::Array::New(env, 2);
+  found.Set(0u, shared_bytes(env, session_->arena(), exchange, exchange->bytes));
+  found.Set(1u, offsets);
+  return found;
+}
+
+// (tokens) -> Promise<Outcome>: the ranks serve one step of a device that may start now
+Napi::Value EngineObject::serve(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!open(env)) return env.Undefined();
+  if (waiting_ || session_->finished() == 0) return thrown(env, "a step is running");
+  if (engine_begin_experts(session_->engine(), u32(info[0])) != Status::Ok) return resolved(env, Outcome::Refused);
+  const Napi::Value promise = all_finish(env);
+  session_->step();
+  return promise;
+}
+
+// (file or -1, rank) -> the file's bytes, or those made for the rank. Each is asked for once.
+Napi::Value EngineObject::weights(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (!open(env)) return env.Undefined();
+  const int32_t file = info[0].As<Napi::Number>().Int32Value();
+  const size_t index = file == kMade ? u32(info[1]) : static_cast<size_t>(file);
+  if (index >= (file == kMade ? session_->made().size() : session_->files().size()))
+    return thrown(env, "there is no such file or rank");
+  if (file == kMade) {
+    const std::shared_ptr<Area>& made = session_->made()[index];
+    return shared_bytes(env, made, made->base(), made->bytes());
+  }
+  const std::shared_ptr<MappedFile>& mapped = session_->files()[index];
+  return shared_bytes(env, mapped, mapped->base(), mapped->bytes());
 }
 
 // (tap, layer, tokens) -> ArrayBuffer, a copy; null where there is no such tap

@@ -33,6 +33,9 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value loaded_bytes(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
+  Napi::Value exchange(const Napi::CallbackInfo& info);
+  Napi::Value serve(const Napi::CallbackInfo& info);
+  Napi::Value weights(const Napi::CallbackInfo& info);
   Napi::Value tap(const Napi::CallbackInfo& info);
   Napi::Value stage_times(const Napi::CallbackInfo& info);
   Napi::Value lost_file(const Napi::CallbackInfo& info);

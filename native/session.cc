@@ -40,7 +40,7 @@ Session::~Session() {
 bool Session::allocate(const std::vector<uint64_t>& made) {
   if (!arena_->allocate(engine_bytes(config_, limits_))) return false;
   for (const uint64_t bytes : made) {
-    made_.push_back(std::make_unique<Area>());
+    made_.push_back(std::make_shared<Area>());
     if (!made_.back()->allocate(bytes)) return false;
   }
   return true;
@@ -53,7 +53,7 @@ Status Session::create(const char* isa) {
 }
 
 int Session::map(const char* path) {
-  files_.push_back(std::make_unique<MappedFile>());
+  files_.push_back(std::make_shared<MappedFile>());
   guarded_.push_back(files_.back().get());
   return files_.back()->map(path);
 }

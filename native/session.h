@@ -55,7 +55,10 @@ class Session {
   Engine& engine() { return *engine_; }
   const ModelConfig& config() const { return config_; }
   const Limits& limits() const { return limits_; }
+  // Memory that others may hold on to when the session is gone.
   const std::shared_ptr<Area>& arena() const { return arena_; }
+  const std::vector<std::shared_ptr<Area>>& made() const { return made_; }
+  const std::vector<std::shared_ptr<MappedFile>>& files() const { return files_; }
   const double* stage_milliseconds(uint32_t rank) const { return threads_[rank].stage_milliseconds; }
   // The file of which bytes were found missing, or null; its index goes to `index`.
   const MappedFile* lost_file(size_t* index) const;
@@ -77,8 +80,8 @@ class Session {
   std::vector<int32_t> cpus_;
   std::function<void()> heard_;
   std::shared_ptr<Area> arena_ = std::make_shared<Area>();
-  std::vector<std::unique_ptr<Area>> made_;  // [ranks]
-  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<std::shared_ptr<Area>> made_;  // [ranks]
+  std::vector<std::shared_ptr<MappedFile>> files_;
   std::vector<MappedFile*> guarded_;
   std::vector<std::vector<Span>> spans_;  // [ranks] what each rank reads
   std::vector<RankThread> threads_;       // [ranks]

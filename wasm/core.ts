@@ -24,6 +24,8 @@ export interface CoreExports {
     columns: number,
     count: number,
   ): number;
+  engine_exchange(engine: number): number;
+  engine_begin_experts(engine: number, tokens: number): number;
   engine_step_block(engine: number): number;
   engine_check_step(engine: number): number;
   engine_forward(engine: number, rank: number): void;

@@ -21,7 +21,7 @@ export async function loadShard(
   files: readonly string[],
   onBytes: (count: number) => void,
 ): Promise<LoadedShard> {
-  const memory = sharedMemory(shard.memoryBytes);
+  const memory = shard.memory ?? sharedMemory(shard.memoryBytes);
   const core = instantiate(module, memory);
   const bytes = new Uint8Array(memory.buffer);
   // The call regions serve here; no other chunk touches them before the result has been used: that is synchronous.

@@ -4,6 +4,8 @@ import type { Piece } from '../src/runtime/pieces.ts';
 /** One weight memory. Addresses count from its first byte, which the module's own data and stack occupy. */
 export interface Shard {
   readonly memoryBytes: number;
+  /** Null: the rank makes it, and it is gone with the rank. Memories that others read as well are made for it. */
+  readonly memory: WebAssembly.Memory | null;
   readonly pieces: readonly Piece[];
   /** Where a call's jobs, activations and results lie in this memory. */
   readonly jobsAddress: number;

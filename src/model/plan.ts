@@ -3,7 +3,7 @@
  * rows (attention by heads), so a rank reads only its own bytes and results do not depend on the number of ranks.
  */
 import { perigeeError } from '../errors.ts';
-import { rowBytes } from '../gguf/sizes.ts';
+import { alignUp, rowBytes } from '../gguf/sizes.ts';
 import type { GgmlTypeName, GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from './config.ts';
 import type { LayerTensors, ModelTensors } from './tensors.ts';
@@ -99,6 +99,19 @@ export function planRank(
   return planner.finish();
 }
 
+/** The same of the routed experts alone. */
+export function planExperts(
+  config: ModelConfig,
+  tensors: ModelTensors,
+  rank: number,
+  ranks: number,
+  space: ShardSpace,
+): RankPlan {
+  const planner = new RankPlanner(config, rank, ranks, space);
+  for (const [index, layer] of tensors.layers.entries()) planner.experts(index, layer);
+  return planner.finish();
+}
+
 class RankPlanner {
   readonly #config: ModelConfig;
   readonly #rank: number;
@@ -123,6 +136,12 @@ class RankPlanner {
     for (const slot of ['attn_q_a', 'attn_kv_a'] as const) plain(slot);
     this.#heads(index, layer);
     for (const slot of ['attn_output', 'ffn_gate', 'ffn_up', 'ffn_down', 'ffn_gate_inp'] as const) plain(slot);
+    this.experts(index, layer);
+    for (const slot of ['ffn_gate_shexp', 'ffn_up_shexp', 'ffn_down_shexp'] as const) plain(slot);
+  }
+
+  /** The routed experts of a layer, if it has any. */
+  experts(index: number, layer: LayerTensors): void {
     const { experts, expertWidth, hidden } = this.#config;
     const fused = layer.ffn_gate_up_exps;
     const gate = fused ?? layer.ffn_gate_exps;
@@ -133,7 +152,6 @@ class RankPlanner {
       this.#matrices('ffn_up_exps', index, up, experts, height, { first: fused ? expertWidth : 0, rows: expertWidth });
       this.#matrices('ffn_down_exps', index, layer.ffn_down_exps, experts, hidden, { first: 0, rows: hidden });
     }
-    for (const slot of ['ffn_gate_shexp', 'ffn_up_shexp', 'ffn_down_shexp'] as const) plain(slot);
   }
 
   /** A plain matrix: this rank's share of its rows. */
@@ -165,6 +183,7 @@ class RankPlanner {
     const bytesPerRow = rowBytes(tensor.type, columns);
     const own = rankRange(part.rows, this.#rank, this.#ranks, rowMultiple);
     const rows = own.end - own.begin;
+    this.#keepTogether(count * alignUp(rows * bytesPerRow, matrixAlignment));
     const matrices = Array.from({ length: count }, (_, index) =>
       this.#place(tensor, (index * height + part.first + own.begin) * bytesPerRow, rows * bytesPerRow),
     );
@@ -239,10 +258,17 @@ class RankPlanner {
     return { tensor, offset, bytes, ...this.#allocate(bytes), transposed: null };
   }
 
+  /** Begins a new shard if that holds `bytes` and the rest of the current one does not: a GPU takes a slot's experts from one. */
+  #keepTogether(bytes: number): void {
+    const { begin, end } = this.#space;
+    if ((this.#shardEnds.at(-1) as number) + matrixAlignment + bytes > end && begin + bytes <= end)
+      this.#shardEnds.push(begin);
+  }
+
   /** The next free address; a new shard where the current one is full. */
   #allocate(bytes: number): { shard: number; address: number } {
     const last = this.#shardEnds.length - 1;
-    const address = Math.ceil((this.#shardEnds[last] as number) / matrixAlignment) * matrixAlignment;
+    const address = alignUp(this.#shardEnds[last] as number, matrixAlignment);
     if (address + bytes > this.#space.end) {
       if (this.#space.begin + bytes > this.#space.end) {
         throw perigeeError('MATRIX_TOO_LARGE', { bytes, most: this.#space.end - this.#space.begin });

@@ -43,6 +43,12 @@ export interface NativeEngine {
     pageTables: readonly Int32Array[],
     outputs: Int32Array,
   ): Promise<number>;
+  /** Of an engine of experts only: memory and byte offsets of asked, done, failed, h, chosen, weight and sum. */
+  exchange(): readonly [memory: ArrayBuffer, offsets: Float64Array];
+  /** Lets the ranks serve one step of a device; resolves to an Outcome. */
+  serve(tokens: number): Promise<number>;
+  /** A mapped file's bytes, or (`madeFile`) those made for the rank; each is asked for once. */
+  weights(file: number, rank: number): ArrayBuffer;
   /** A copy of what the last step left, of `tokens` tokens; null where there is no such tap. */
   tap(tap: number, layer: number, tokens: number): ArrayBuffer | null;
   /** Milliseconds of the first rank by stage. */

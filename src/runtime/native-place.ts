@@ -1,11 +1,11 @@
 /** From a placement to what the addon binds: weights stay where they are in the mapped files, the rest is made. */
 import { alignUp } from '../gguf/sizes.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { type Binding, type Placed, planRank } from '../model/plan.ts';
+import type { Binding, Placed } from '../model/plan.ts';
 import type { ModelTensors } from '../model/tensors.ts';
 import { madeFile } from './native-addon.ts';
 import { type Piece, placedBytes } from './pieces.ts';
-import { pieceOf, type Recipes } from './place.ts';
+import { pieceOf, planFor, type Recipes, type Role } from './place.ts';
 
 export interface NativeBinding extends Omit<Binding, 'matrices'> {
   /** Index of the mapped file, or `madeFile`. */
@@ -34,10 +34,11 @@ export function placeNative(
   config: ModelConfig,
   tensors: ModelTensors,
   recipes: Recipes,
+  role: Role,
   ranks: number,
 ): readonly NativeRank[] {
   return Array.from({ length: ranks }, (_, rank) => {
-    const plan = planRank(config, tensors, rank, ranks, { begin: 0, end: Number.MAX_SAFE_INTEGER });
+    const plan = planFor(role)(config, tensors, rank, ranks, { begin: 0, end: Number.MAX_SAFE_INTEGER });
     const pieces: Piece[] = [];
     // A head tied to the embedding names the same matrices twice.
     const made = new Map<Placed, number>();

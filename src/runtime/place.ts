@@ -4,7 +4,7 @@ import { jobBytes, type Shard } from '../../wasm/rank-task.ts';
 import { alignUp } from '../gguf/sizes.ts';
 import type { GgufTensor } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { type Binding, type Placed, planRank } from '../model/plan.ts';
+import { type Binding, type Placed, planExperts, planRank } from '../model/plan.ts';
 import type { SyntheticRecipe } from '../model/synthetic-blocks.ts';
 import type { ModelTensors } from '../model/tensors.ts';
 import type { Piece } from './pieces.ts';
@@ -16,6 +16,11 @@ export interface PlacedRank {
   readonly bindings: readonly Binding[];
   readonly shards: readonly Shard[];
 }
+
+/** What ranks hold: a model, or its routed experts for a device that runs the rest. */
+export type Role = 'model' | 'experts';
+
+export const planFor = (role: Role) => (role === 'experts' ? planExperts : planRank);
 
 /** One WebAssembly memory's most bytes. */
 export const memoryLimit = 2 ** 32;
@@ -36,6 +41,7 @@ export function placeShards(
   config: ModelConfig,
   tensors: ModelTensors,
   recipes: Recipes,
+  role: Role,
   ranks: number,
   room: ShardRoom,
 ): PlacedRank[] {
@@ -45,7 +51,7 @@ export function placeShards(
   const outputAddress = alignUp(inputAddress + room.call.input, 64);
   const space = { begin: alignUp(outputAddress + room.call.output, 64), end: room.most };
   return Array.from({ length: ranks }, (_, rank) => {
-    const plan = planRank(config, tensors, rank, ranks, space);
+    const plan = planFor(role)(config, tensors, rank, ranks, space);
     const pieces: Piece[][] = plan.shardBytes.map(() => []);
     for (const binding of plan.bindings) {
       if (binding.slot === 'output' && !tensors.output) continue; // the embedding's bytes, placed already
@@ -55,6 +61,7 @@ export function placeShards(
     }
     const shards = plan.shardBytes.map((memoryBytes, index) => ({
       memoryBytes,
+      memory: null,
       pieces: pieces[index] as Piece[],
       jobsAddress,
       inputAddress,
@@ -95,8 +102,15 @@ function allTensors(tensors: ModelTensors): GgufTensor[] {
   return [tensors.token_embd, tensors.output_norm, ...(tensors.output ? [tensors.output] : []), ...layers];
 }
 
-export function weightBytes(tensors: ModelTensors): number {
-  return allTensors(tensors).reduce((sum, tensor) => sum + tensor.bytes, 0);
+const isOfExperts = (slot: string) => slot.endsWith('_exps');
+
+/** Bytes of the weights that a role holds. */
+export function weightBytes(tensors: ModelTensors, role: Role = 'model'): number {
+  const experts = () =>
+    tensors.layers.flatMap((layer) =>
+      Object.entries(layer).flatMap(([slot, tensor]) => (isOfExperts(slot) ? [tensor] : [])),
+    );
+  return (role === 'experts' ? experts() : allTensors(tensors)).reduce((sum, tensor) => sum + tensor.bytes, 0);
 }
 
 /** Bytes of weights that one decoded token reads: all matrices but the embedding table, and of the experts the chosen ones. */
@@ -106,7 +120,7 @@ export function activeBytes(config: ModelConfig, tensors: ModelTensors): number 
   let bytes = row + (tensors.output ?? tensors.token_embd).bytes + tensors.output_norm.bytes;
   for (const layer of tensors.layers) {
     for (const [slot, tensor] of Object.entries(layer)) {
-      bytes += slot.endsWith('_exps') ? (tensor.bytes / experts) * expertsUsed : tensor.bytes;
+      bytes += isOfExperts(slot) ? (tensor.bytes / experts) * expertsUsed : tensor.bytes;
     }
   }
   return bytes;

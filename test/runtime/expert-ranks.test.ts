@@ -1,0 +1,247 @@
+/** What ranks of routed experts must do, native or WASM: a device, played here by Atomics, hands them layers. */
+import { createHash } from 'node:crypto';
+import { openSync, readSync } from 'node:fs';
+import type { Piscina } from 'piscina';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { modelTensors } from '../../src/model/tensors.ts';
+import { coreFile } from '../../src/runtime/assets.ts';
+import { type ExpertRanks, startNativeExperts, startWasmExperts } from '../../src/runtime/expert-ranks.ts';
+import { nativeSupport } from '../../src/runtime/native-addon.ts';
+import { memoryLimit } from '../../src/runtime/place.ts';
+import { relativeError, syntheticTestModel, type TestModel } from './models.ts';
+
+const pools: Piscina[] = vi.hoisted(() => []);
+vi.mock('piscina', async (original) => {
+  const actual = await original<typeof import('piscina')>();
+  class Recorded extends actual.Piscina {
+    constructor(...options: ConstructorParameters<typeof actual.Piscina>) {
+      super(...options);
+      pools.push(this);
+    }
+  }
+  return { ...actual, Piscina: Recorded };
+});
+
+const support = nativeSupport();
+const kinds = support.available ? (['native', 'wasm'] as const) : (['wasm'] as const);
+if (!support.available) it.skip(`native expert ranks: ${support.why}`, () => {});
+
+const open: ExpertRanks[] = [];
+afterEach(async () => {
+  await Promise.all(open.splice(0).map((ranks) => ranks.close()));
+});
+
+async function started(kind: 'native' | 'wasm', model: TestModel, threads: number): Promise<ExpertRanks> {
+  const options = {
+    config: model.config,
+    tensors: modelTensors(model.gguf, model.config),
+    files: model.gguf.files.map(({ path }) => path),
+    recipes: null,
+    isa: null,
+    threads,
+    exact: false,
+    taps: false,
+    limits: { batchTokens: 32, batchOutputs: 1, batchSequences: 1, pages: 1, context: 64 },
+    onProgress: () => {},
+  };
+  const ranks =
+    kind === 'native'
+      ? await startNativeExperts({ ...options, cpus: [] })
+      : await startWasmExperts({ ...options, core: coreFile('relaxed'), shardBytes: memoryLimit });
+  open.push(ranks);
+  return ranks;
+}
+
+interface Layer {
+  readonly h: Float32Array;
+  readonly chosen: Int32Array;
+  readonly weight: Float32Array;
+}
+
+/** Activations and choices of `tokens` tokens for every MoE layer; every `leftOut`-th choice is none. */
+function inputs({ config }: TestModel, tokens: number, leftOut = 0): Layer[] {
+  let state = 7;
+  const random = () => {
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+    return state / 0x7fffffff;
+  };
+  return Array.from({ length: config.layers - config.denseLayers }, () => {
+    const slots = tokens * config.expertsUsed;
+    const first = Array.from({ length: tokens }, () => Math.floor(random() * config.experts));
+    return {
+      h: Float32Array.from({ length: tokens * config.hidden }, () => 2 * random() - 1),
+      chosen: Int32Array.from({ length: slots }, (_, s) => {
+        const token = Math.floor(s / config.expertsUsed);
+        return leftOut && s % leftOut === 0 ? -1 : ((first[token] as number) + s) % config.experts;
+      }),
+      weight: Float32Array.from({ length: slots }, () => random()),
+    };
+  });
+}
+
+const words = ({ memory }: ExpertRanks) => new Int32Array(memory.buffer, memory.byteOffset, memory.byteLength / 4);
+const floats = ({ memory }: ExpertRanks, offset: number, length: number) =>
+  new Float32Array(memory.buffer, memory.byteOffset + offset, length);
+const turn = () => new Promise(setImmediate);
+
+/** Plays the device for one step; the sums of every layer. */
+async function handOver(ranks: ExpertRanks, model: TestModel, layers: readonly Layer[]): Promise<Float32Array[]> {
+  const tokens = (layers[0] as Layer).h.length / model.config.hidden;
+  const { offsets } = ranks;
+  const step = ranks.run(tokens);
+  const sums: Float32Array[] = [];
+  for (const [index, { h, chosen, weight }] of layers.entries()) {
+    floats(ranks, offsets.h, h.length).set(h);
+    words(ranks).set(chosen, offsets.chosen / 4);
+    floats(ranks, offsets.weight, weight.length).set(weight);
+    floats(ranks, offsets.sum, h.length).fill(Number.NaN);
+    Atomics.store(words(ranks), offsets.asked / 4, index + 1);
+    while (Atomics.load(words(ranks), offsets.done / 4) < index + 1) await Promise.race([turn(), step]);
+    sums.push(floats(ranks, offsets.sum, h.length).slice());
+  }
+  await step;
+  return sums;
+}
+
+function hashOf(sums: readonly Float32Array[]): string {
+  const hash = createHash('sha256');
+  for (const sum of sums) hash.update(new Uint8Array(sum.buffer));
+  return hash.digest('hex');
+}
+
+/** The same sums in double precision, of a model with float32 weights. */
+function expected({ gguf, config }: TestModel, layers: readonly Layer[]): Float64Array[] {
+  const tensors = modelTensors(gguf, config);
+  const file = openSync((gguf.files[0] as { path: string }).path, 'r');
+  return layers.map(({ h, chosen, weight }, index) => {
+    const layer = tensors.layers[config.denseLayers + index];
+    const matrix = (slot: 'ffn_gate_exps' | 'ffn_up_exps' | 'ffn_down_exps') => {
+      const tensor = layer?.[slot] as { offset: number; bytes: number };
+      const bytes = new Uint8Array(tensor.bytes);
+      readSync(file, bytes, 0, tensor.bytes, tensor.offset);
+      return new Float32Array(bytes.buffer);
+    };
+    const [gate, up, down] = [matrix('ffn_gate_exps'), matrix('ffn_up_exps'), matrix('ffn_down_exps')];
+    const { hidden, expertWidth, expertsUsed } = config;
+    const dot = (w: Float32Array, row: number, x: ArrayLike<number>, at: number, cols: number) => {
+      let sum = 0;
+      for (let i = 0; i < cols; i++) sum += (w[row * cols + i] as number) * (x[at + i] as number);
+      return sum;
+    };
+    const out = new Float64Array(h.length);
+    chosen.forEach((expert, s) => {
+      if (expert < 0) return;
+      const token = Math.floor(s / expertsUsed);
+      const mid = Float64Array.from({ length: expertWidth }, (_, row) => {
+        const g = dot(gate, expert * expertWidth + row, h, token * hidden, hidden);
+        return (g / (1 + Math.exp(-g))) * dot(up, expert * expertWidth + row, h, token * hidden, hidden);
+      });
+      for (let row = 0; row < hidden; row++) {
+        const at = token * hidden + row;
+        out[at] = (out[at] as number) + (weight[s] as number) * dot(down, expert * hidden + row, mid, 0, expertWidth);
+      }
+    });
+    return out;
+  });
+}
+
+describe.each(kinds)('expert ranks: %s', (kind) => {
+  it('compute the routed experts of every layer that is handed over', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'f32' });
+    const ranks = await started(kind, model, 2);
+    for (const [tokens, leftOut] of [
+      [1, 0],
+      [5, 3],
+      [20, 2],
+    ] as const) {
+      const layers = inputs(model, tokens, leftOut);
+      const sums = await handOver(ranks, model, layers);
+      expect(relativeError(sums, expected(model, layers))).toBeLessThan(1e-5);
+    }
+  });
+
+  it('write zeros where every expert is left out', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const ranks = await started(kind, model, 2);
+    for (const tokens of [1, 20]) {
+      const sums = await handOver(ranks, model, inputs(model, tokens, 1));
+      expect(sums.every((sum) => sum.every((value) => value === 0))).toBe(true);
+    }
+  });
+
+  it('leave the step when it is aborted, and serve the next one', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const ranks = await started(kind, model, 3);
+    const layers = inputs(model, 2);
+    const before = hashOf(await handOver(ranks, model, layers));
+    const step = ranks.run(2);
+    ranks.abort();
+    await expect(step).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+    expect(hashOf(await handOver(ranks, model, layers))).toBe(before);
+  });
+
+  it('leave the step when they are closed', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const ranks = await started(kind, model, 2);
+    const refused = expect(ranks.run(1)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+    await ranks.close();
+    await refused;
+    await expect(ranks.run(1)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+  });
+
+  it('refuse more tokens than the exchange has room for', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
+    const ranks = await started(kind, model, 1);
+    await expect(ranks.run(33)).rejects.toThrow('refused');
+  });
+
+  it('show where every expert lies', async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' });
+    const ranks = await started(kind, model, 3);
+    const tensors = modelTensors(model.gguf, model.config);
+    const file = openSync((model.gguf.files[0] as { path: string }).path, 'r');
+    const { config } = model;
+    expect(ranks.parts().length).toBe(3 * 3 * (config.layers - config.denseLayers));
+    for (const { slot, layer, rowBegin, rows, memory, offsets } of ranks.parts()) {
+      const tensor = tensors.layers[layer]?.[slot as 'ffn_up_exps'] as { offset: number; bytes: number };
+      const height = slot === 'ffn_down_exps' ? config.hidden : config.expertWidth;
+      const rowBytes = tensor.bytes / (config.experts * height);
+      const expert = config.experts - 1;
+      const wanted = new Uint8Array(rows * rowBytes);
+      readSync(file, wanted, 0, wanted.length, tensor.offset + (expert * height + rowBegin) * rowBytes);
+      const at = offsets[expert] as number;
+      expect(Buffer.compare(wanted, memory.subarray(at, at + wanted.length))).toBe(0);
+    }
+  });
+});
+
+describe('expert ranks of both kinds', () => {
+  it.each(['q4_k_m', 'q8_0', 'bf16'] as const)('give the same bits for 1 to 4 ranks (%s)', async (mix) => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix });
+    const bits = new Map<number, Set<string>>();
+    for (const kind of kinds) {
+      for (const threads of [1, 2, 3, 4]) {
+        const ranks = await started(kind, model, threads);
+        for (const tokens of [1, 3, 9]) {
+          const hash = hashOf(await handOver(ranks, model, inputs(model, tokens, 4)));
+          bits.set(tokens, (bits.get(tokens) ?? new Set()).add(hash));
+        }
+        await ranks.close();
+      }
+    }
+    expect([...bits.values()].map(({ size }) => size)).toEqual([1, 1, 1]);
+  });
+});
+
+it('expert ranks in WebAssembly fail the step and tell the device when a worker is killed', async () => {
+  const model = await syntheticTestModel({ shape: 'tiny', mix: 'q4_0' });
+  const ranks = await started('wasm', model, 2);
+  const refused = expect(ranks.run(1)).rejects.toMatchObject({
+    code: 'ENGINE_FAILED',
+    message: expect.stringContaining('rank stopped'),
+  });
+  await pools.at(-1)?.threads[1]?.terminate();
+  await refused;
+  expect(Atomics.load(words(ranks), ranks.offsets.failed / 4)).toBe(1);
+  await expect(ranks.run(1)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+});
