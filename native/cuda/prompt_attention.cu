@@ -22,12 +22,13 @@ cudaError_t prepare_latent_attention(int device);  // latent_attention.cu
 
 cudaError_t prepare_attention(int device) {
   CUDA_TRY(prepare_prompt_mma());
+  CUDA_TRY(prepare_prompt_wgmma());
   return prepare_latent_attention(device);
 }
 
 cudaError_t attend_prompt(cudaStream_t stream, const PromptAttention& args) {
   if (args.n == 0 || args.heads == 0) return cudaSuccess;
-  return attend_prompt_mma(stream, args);
+  return prompt_wgmma_serves(args) ? attend_prompt_wgmma(stream, args) : attend_prompt_mma(stream, args);
 }
 
 cudaError_t gather_latents(cudaStream_t stream, const PagedLatents& latents, uint32_t sequence, uint32_t begin,
