@@ -61,7 +61,7 @@ async function run(argument: string | undefined, options: ConformOptions): Promi
   checkPrompts([tokens], model.config.vocabulary, model.config.context);
   const sized = { ...options, context: tokens.length, chunkSize: stepTokens(model.config) };
   // Refused now if at all: minutes of running the reference should not end in a wrong name.
-  for (const name of names) assertFits(planModel(model, { ...sized, ...backendOf(name) }).memory);
+  for (const name of names) assertFits(planModel(model, { ...sized, ...backendOf(name) }).plan.memory);
   const contestants = names.map((name) => contestant(name, model, sized));
   const biases = await routerBiases(model.gguf, model.config);
   await conclude(await conform(contestants, tokens, (layer) => biases.get(layer) ?? null), tokenizer, options);

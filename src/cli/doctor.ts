@@ -21,7 +21,7 @@ export function doctorCommand(): Command {
 async function doctor(argument: string | undefined, options: EngineOptions & { readonly json?: boolean }) {
   const machine = thisMachine();
   const model = await openModel(await modelPath(argument), options);
-  const plan = planModel(model, { ...options, maxBatchSize: defaultBatchSize });
+  const { plan } = planModel(model, { ...options, maxBatchSize: defaultBatchSize });
   const kernels = kernelTables(machine);
   if (options.json) {
     printJson({ version: packageVersion(), machine, kernels, plan });

@@ -29,7 +29,8 @@ export function fitCommand(): Command {
 
 async function fit(argument: string | undefined, options: FitOptions): Promise<void> {
   const model = await openModel(await modelPath(argument), options);
-  const { backend, placement, memory } = planModel(model, { ...options, maxBatchSize: defaultBatchSize });
+  const { plan } = planModel(model, { ...options, maxBatchSize: defaultBatchSize });
+  const { backend, placement, memory } = plan;
   const short = memory.find(({ fits }) => !fits);
   if (options.json) printJson({ backend, placement, memory, fits: short === undefined });
   else {

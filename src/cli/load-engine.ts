@@ -49,6 +49,9 @@ export const defaultBatchSize = 64;
 /** The cache holds one full context, and more up to this size, so that many short requests find room beside a long one. */
 const sharedCacheBytes = 256 << 20;
 
+/** Tokens of a step where a GPU takes part: it reads weights once a step, and may fetch experts over the bus for it. */
+const deviceBatchTokens = 4096;
+
 /** How much of everything there is, in tokens. */
 function sizesFor(config: ModelConfig, options: SizeOptions) {
   const { context, cacheTokens, chunkSize, maxBatchSize = 1 } = options;
@@ -73,14 +76,26 @@ function machineFor(backend: string): Machine {
   return backend === 'wasm' ? detectMachine(unseen, unseen) : thisMachine();
 }
 
+/** A plan and the sizes it was made for, in tokens. */
+export interface SizedPlan {
+  readonly plan: Plan;
+  readonly sizes: ReturnType<typeof sizesFor>;
+}
+
 /** How the model would run here with these options, and what it needs where. Whether that fits is still to be asked. */
-export function planModel({ gguf, config }: OpenedModel, options: EngineOptions): Plan {
-  const { cacheTokens, batchTokens } = sizesFor(config, options);
-  const use = { contextTokens: cacheTokens, sequences: 1, batchTokens };
-  const needs = modelNeeds(config, modelTensors(gguf, config), use);
+export function planModel({ gguf, config }: OpenedModel, options: EngineOptions): SizedPlan {
+  const machine = machineFor(options.backend);
+  const tensors = modelTensors(gguf, config);
   const { optimizeConfigPath } = options;
   const rules = optimizeConfigPath === undefined ? null : readRules(optimizeConfigPath, config);
-  return selectBackend(machineFor(options.backend), options, needs, rules);
+  const planned = (chunkSize: number | undefined): SizedPlan => {
+    const sizes = sizesFor(config, { ...options, ...(chunkSize !== undefined && { chunkSize }) });
+    const use = { contextTokens: sizes.cacheTokens, sequences: 1, batchTokens: sizes.batchTokens };
+    return { plan: selectBackend(machine, options, modelNeeds(config, tensors, use), rules), sizes };
+  };
+  const long = planned(options.chunkSize ?? deviceBatchTokens);
+  const taken = long.plan.devices !== null && long.plan.memory.every(({ fits }) => fits);
+  return taken || options.chunkSize !== undefined ? long : planned(undefined);
 }
 
 function readRules(file: string, config: ModelConfig): OptimizeWishes {
@@ -100,7 +115,7 @@ export async function loadModel(
   options: EngineOptions & { readonly taps?: boolean; readonly profile?: boolean },
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedModel> {
-  const plan = planModel(model, options);
+  const { plan, sizes } = planModel(model, options);
   assertFits(plan.memory);
   const { gguf, config } = model;
   const runtime = await loadRuntime({
@@ -115,7 +130,7 @@ export async function loadModel(
     ...(plan.cpus !== null && { cpus: plan.cpus }),
     exact: options.exactActivations ?? false,
     taps: options.taps ?? false,
-    ...sizesFor(config, options),
+    ...sizes,
     onProgress,
   });
   return { runtime, plan };

@@ -93,7 +93,7 @@ function deviceNeeds(config: ModelConfig, tensors: ModelTensors, use: MemoryUse)
   const { token_embd: embedding, output_norm: norm, output: head = embedding } = tensors;
   return {
     layers: tensors.layers.map((layer) => ({
-      dense: held(layer, (slot) => !isExpert(slot)),
+      dense: held(layer, (slot) => !isExpert(slot)) + headBytes(config, use),
       expert: config.experts === 0 ? 0 : held(layer, isExpert) / config.experts,
     })),
     experts: config.experts,
@@ -106,43 +106,67 @@ function deviceNeeds(config: ModelConfig, tensors: ModelTensors, use: MemoryUse)
       sequences: use.sequences,
     },
     work: workBytes(config, use),
+    streaming: config.experts === 0 ? 0 : Math.max(streamingBytes, 2 * groupBytes(config)),
     unsupported: unsupportedWidth(config),
   };
 }
 
 const bf16Bytes = 2;
-/** Tiles of native/cuda/matrix.h: rows and columns are padded to whole ones. */
-const tile = { rows: 16, columns: 256 };
+/** Tiles of native/cuda/matrix_format.cuh: rows and columns are padded to whole ones. */
+const tileRows = 16;
 /** Types whose own blocks are repacked; others become an int8 a value, with a float scale and minimum for 16 values. */
 const packedNatively: readonly GgmlTypeName[] = ['Q4_K', 'Q5_K', 'Q6_K', 'Q8_0', 'Q4_0', 'Q5_0'];
 const genericBytesPerValue = 1 + 8 / 16;
 
 /** Bytes on a device. */
-function packedBytes(slot: Slot, { type, shape, bytes }: GgufTensor, config: ModelConfig): number {
+function packedBytes(slot: Slot, tensor: GgufTensor, config: ModelConfig): number {
+  const { type, shape, bytes } = tensor;
   const [columns = 1, rows = 1, count = 1] = shape;
-  if (slot === 'attn_kv_b') return heldBytes(slot, { type, shape, bytes } as GgufTensor, config);
+  if (slot === 'attn_kv_b') return heldBytes(slot, tensor, config);
   if (shape.length === 1 || blockShapes[type].elements === 1) return bytes;
-  const padded = { rows: alignUp(rows, tile.rows), columns: alignUp(columns, tile.columns) };
-  const perRow = packedNatively.includes(type) ? rowBytes(type, padded.columns) : padded.columns * genericBytesPerValue;
-  return count * padded.rows * perRow;
+  const padded = alignUp(columns, type.endsWith('_K') ? 256 : 128);
+  const perRow = packedNatively.includes(type) ? rowBytes(type, padded) : padded * genericBytesPerValue;
+  return count * alignUp(rows, tileRows) * perRow;
 }
 
+/** Steps of more tokens than this hold a prompt, which attends by matrix products with keys and values as bf16. */
+const shortRun = 64;
 /** Prompts expand the latents of this many positions at a time. */
-const promptChunk = 8192;
-/** Routed experts that are multiplied together in long prompts. */
-const expertsTogether = 16;
+const keyChunk = 8192;
+/** Most tokens that meet the dense and shared networks at once. */
+const networkRows = 2048;
+/** Routed experts that are multiplied together in long steps. */
+const expertsTogether = 8;
+/** Experts on their way from main memory: two groups at least. */
+const streamingBytes = 2 ** 31;
+/** Float, bf16, and for few rows int8. */
+const rowForms = 4 + bf16Bytes;
 
-/** Work space of one device, an upper estimate: the engine asks for what it needs and says so if it is not there. */
-function workBytes(config: ModelConfig, use: MemoryUse): number {
-  const { heads, nopeDim, valueDim, hidden, denseWidth, sharedWidth, expertWidth, kvRank, qRank } = config;
-  const activations = 2 * use.batchTokens * activationFloats(config) * 4;
-  const query = heads * (nopeDim + config.ropeDim) * (qRank || hidden);
-  const widest = Math.max(denseWidth, sharedWidth, heads * valueDim) * hidden;
-  const unpacked = Math.max(query, widest, heads * (nopeDim + valueDim) * kvRank) * bf16Bytes;
-  const keys = Math.min(promptChunk, use.contextTokens) * heads * (nopeDim + valueDim) * bf16Bytes;
-  const experts = config.experts === 0 ? 0 : 3 * hidden * expertWidth * expertsTogether * (bf16Bytes + 2);
-  return activations + unpacked + keys + experts;
+/** The key and value halves of all heads once more, as prompts read them. */
+function headBytes({ heads, nopeDim, valueDim, kvRank }: ModelConfig, use: MemoryUse): number {
+  return use.batchTokens > shortRun ? heads * (nopeDim + valueDim) * kvRank * bf16Bytes : 0;
 }
+
+/** Work space of one device, in the terms of native/cuda/part.cc, which asks for the exact bytes. */
+function workBytes(config: ModelConfig, use: MemoryUse): number {
+  const { hidden, heads, qRank, kvRank, nopeDim, ropeDim, valueDim, expertsUsed, expertWidth } = config;
+  const t = use.batchTokens;
+  const keys = Math.min(keyChunk, use.contextTokens) * (kvRank + ropeDim + heads * (nopeDim + valueDim)) * bf16Bytes;
+  const query = heads * (nopeDim + ropeDim);
+  const rows =
+    t * (rowForms * (hidden + qRank + heads * valueDim + query) + 4 * (2 * hidden + kvRank + config.experts));
+  const latents = Math.min(t, 256) * heads * (2 * kvRank + ropeDim) * 4;
+  const widest = Math.max(config.denseWidth, config.sharedWidth);
+  const networks = Math.min(t, networkRows) * widest * (rowForms + 2 * 4);
+  const unpacked = Math.max(query * (qRank || hidden), widest * hidden, heads * valueDim * hidden) * bf16Bytes;
+  const routed = t * expertsUsed * (3 * expertWidth + hidden) * bf16Bytes + groupBytes(config);
+  return attentionSplits + rows + latents + keys + networks + unpacked + (config.experts > 0 ? routed : 0);
+}
+
+/** What the parts of a divided attention leave behind, on the largest devices. */
+const attentionSplits = 64 << 20;
+
+const groupBytes = ({ hidden, expertWidth }: ModelConfig) => expertsTogether * 3 * hidden * expertWidth * bf16Bytes;
 
 /** Kernels take 32 values at a time. */
 function unsupportedWidth(config: ModelConfig): string | null {

@@ -36,8 +36,10 @@ export interface DeviceNeeds {
   readonly head: number;
   /** The cache of one layer. */
   readonly latents: NonNullable<MemoryNeed['cache']>;
-  /** On every device: activations, matrices unpacked for long prompts, experts that pass through. */
+  /** On every device: activations, matrices unpacked for long prompts. */
   readonly work: number;
+  /** On every device beside ranks: experts that pass through it in long steps. */
+  readonly streaming: number;
   /** Why no device can run the model; null: it can. */
   readonly unsupported: string | null;
 }
@@ -86,7 +88,7 @@ export function placeModel(
     ...used.map((device) =>
       memoryTable(
         `GPU ${device.index}`,
-        deviceNeed(needs.device, device, parts, residentExperts),
+        deviceNeed(needs.device, device, parts, residentExperts, ranks),
         device.freeBytes,
         advice,
       ),
@@ -105,19 +107,20 @@ function layerCosts(needs: DeviceNeeds, withExperts: boolean): number[] {
   });
 }
 
-const roomOf = (needs: DeviceNeeds, device: Device) => device.freeBytes - marginOf(device) - needs.work;
+const roomOf = (needs: DeviceNeeds, device: Device, ranks: boolean) =>
+  device.freeBytes - marginOf(device) - needs.work - (ranks ? needs.streaming : 0);
 
 /** Contiguous ranges, every device filled to the same share of its room. */
 function divide(needs: DeviceNeeds, devices: readonly Device[], ranks: boolean): DevicePart[] {
   const costs = layerCosts(needs, !ranks);
-  const usable = devices.filter((device) => roomOf(needs, device) > 0);
+  const usable = devices.filter((device) => roomOf(needs, device, ranks) > 0);
   const largestFirst = [...(usable.length > 0 ? usable : devices)].sort(
-    (a, b) => roomOf(needs, b) - roomOf(needs, a) || a.index - b.index,
+    (a, b) => roomOf(needs, b, ranks) - roomOf(needs, a, ranks) || a.index - b.index,
   );
   const total = costs.reduce((sum, cost) => sum + cost, 0);
   for (let count = ranks ? largestFirst.length : 1; ; count++) {
     const chosen = largestFirst.slice(0, count).sort((a, b) => a.index - b.index);
-    const rooms = chosen.map((device) => ({ device: device.index, bytes: Math.max(1, roomOf(needs, device)) }));
+    const rooms = chosen.map((device) => ({ device: device.index, bytes: Math.max(1, roomOf(needs, device, ranks)) }));
     if (count >= largestFirst.length || fill(costs, rooms, 1) !== null) return evenly(costs, rooms, total);
   }
 }
@@ -191,7 +194,7 @@ function chooseResidents(
   for (const device of devices) {
     const open = layersOf(parts, device.index).filter(isMoe);
     const oneEach = open.reduce((sum, layer) => sum + (needs.layers[layer]?.expert ?? 0), 0);
-    const need = memoryTable('', deviceNeed(needs, device, parts, residents), 0).need;
+    const need = memoryTable('', deviceNeed(needs, device, parts, residents, ranks), 0).need;
     const fitting = Math.floor((device.freeBytes - need) / oneEach);
     for (const layer of open) copies[layer] = Math.max(0, Math.min(needs.experts, fitting));
   }
@@ -203,6 +206,7 @@ function deviceNeed(
   device: Device,
   parts: readonly DevicePart[],
   residents: readonly number[],
+  ranks: boolean,
 ): MemoryNeed {
   const layers = layersOf(parts, device.index);
   const moe = layers.filter((layer) => (needs.layers[layer]?.expert ?? 0) > 0);
@@ -225,7 +229,8 @@ function deviceNeed(
         ? []
         : [{ name: 'routed experts', bytes: experts, detail: `${count} of ${needs.experts} in ${moe.length} layers` }]),
       ...(first + last === 0 ? [] : [{ name: 'embedding and head', bytes: first + last, detail: 'weights' }]),
-      { name: 'work space', bytes: needs.work, detail: 'activations, matrices for long prompts' },
+      { name: 'work space', bytes: needs.work, detail: 'activations, matrices unpacked for long prompts' },
+      ...(ranks ? [{ name: 'experts in passing', bytes: needs.streaming, detail: 'for long prompts' }] : []),
       { name: 'margin', bytes: marginOf(device), detail: `kept free of ${formatBytes(device.memoryBytes)}` },
     ],
     cache: { ...needs.latents, bytesPerToken: needs.latents.bytesPerToken * layers.length },

@@ -13,17 +13,11 @@ export interface Ranks {
   readonly why: string;
 }
 
-/**
- * WebAssembly ranks are workers, which cannot be pinned; native ones are threads, which gain nothing from hyperthreads.
- * Beside a device one core is left to the thread that drives it: ranks that share a core with it would hold up all others.
- */
-export function chooseRanks(machine: Machine, kind: RankKind, wish: number | undefined, besideDevice = false): Ranks {
-  const all = wish === undefined ? defaultCount(machine, kind) : wishedCount(machine, wish);
-  const spared = besideDevice && wish === undefined && all.count > 2 ? 1 : 0;
-  const count = all.count - spared;
-  const why = spared === 0 ? all.why : `${all.why}, but for the one of the thread that drives the device`;
+/** WebAssembly ranks are workers, which cannot be pinned; native ones are threads, which gain nothing from hyperthreads. */
+export function chooseRanks(machine: Machine, kind: RankKind, wish: number | undefined): Ranks {
+  const { count, why } = wish === undefined ? defaultCount(machine, kind) : wishedCount(machine, wish);
   if (kind === 'wasm') return { count, cpus: null, why };
-  const pinning = pin(machine, count, spared);
+  const pinning = pin(machine, count);
   return { count, cpus: pinning.cpus, why: `${why}; ${pinning.why}` };
 }
 
@@ -57,13 +51,12 @@ function wishedCount({ cores }: Machine, wish: number): Count {
 }
 
 /** One core each, then their hyperthreads. Only ranks that fill the machine are pinned: others would all choose core 0. */
-function pin({ cores, cpus }: Machine, count: number, spared: number): Pick<Ranks, 'cpus' | 'why'> {
+function pin({ cores, cpus }: Machine, count: number): Pick<Ranks, 'cpus' | 'why'> {
   if (cpus === null) return { cpus: null, why: 'not pinned, since the system does not tell which CPUs share a core' };
   const all = cpus.flat();
   if (cores < all.length) return { cpus: null, why: `not pinned, since a quota shares ${all.length} CPUs with others` };
   if (count > all.length) return { cpus: null, why: 'not pinned' };
-  if (count + spared < cpus.length)
-    return { cpus: null, why: 'not pinned, so that other processes find the free cores' };
+  if (count < cpus.length) return { cpus: null, why: 'not pinned, so that other processes find the free cores' };
   const widest = Math.max(...cpus.map((core) => core.length));
   const order = Array.from({ length: widest }, (_, thread) => cpus.flatMap((core) => core[thread] ?? []));
   return { cpus: order.flat().slice(0, count), why: 'each pinned to a CPU' };

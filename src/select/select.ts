@@ -154,7 +154,7 @@ function devicePlan(
     });
   }
   const table = chosen === 'cuda' ? null : chooseTable(tables, 'auto', wishes.isa);
-  const ranks = table === null ? null : chooseRanks(machine, table.backend, wishes.threads, true);
+  const ranks = table === null ? null : chooseRanks(machine, table.backend, wishes.threads);
   const isa = table?.isa ?? deviceIsa(machine, parts[0]?.device ?? 0);
   const placement = describePlacement(placed, needs?.device.experts ?? 0);
   const why = wish === 'auto' ? chosenFor[chosen] : 'as asked for by --backend';

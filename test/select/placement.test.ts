@@ -148,13 +148,6 @@ describe('--backend', () => {
     expect(new Set(plan.devices?.residentExperts)).toEqual(new Set([0]));
   });
 
-  it('hybrid leaves a core to the thread that drives the GPU', () => {
-    const plan = selectBackend(h200Machine, { backend: 'hybrid' }, eightLayers);
-    expect(plan.threads).toBe(15);
-    expect(plan.cpus).toEqual(Array.from({ length: 15 }, (_, core) => core));
-    expect(selectBackend(h200Machine, { backend: 'hybrid', threads: 16 }, eightLayers).threads).toBe(16);
-  });
-
   it('cuda has no kernel sets to choose from', () => {
     expect(() => selectBackend(h200Machine, { backend: 'cuda', isa: 'amx' }, small)).toThrow(
       expect.objectContaining({ code: 'ISA_UNAVAILABLE' }),
