@@ -1,5 +1,7 @@
 // Products of weights as they lie on the device with any number of rows.
+#include "few.h"
 #include "check.h"
+#include "few.h"
 #include "gemm_kernels.h"
 
 namespace perigee::cuda {
@@ -59,6 +61,7 @@ cudaError_t multiply(cudaStream_t stream, const Rows& x, uint32_t n, const Outpu
 
 cudaError_t prepare_products(int device) {
   CUDA_TRY(prepare_gemm(device));
+  CUDA_TRY(prepare_few());
   return cudaSuccess;
 }
 
