@@ -2,16 +2,20 @@ import { Command, Option } from 'commander';
 import { perigeeError } from '../errors.ts';
 import { modelConfig } from '../model/gguf.ts';
 import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
+import { modelTensors } from '../model/tensors.ts';
 import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
+import { measureDevice } from '../runtime/cuda-addon.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
-import { loadModel, type OpenedModel, openModel } from './load-engine.ts';
-import { type MachineLimits, measureMachine } from './machine-limits.ts';
+import { reportBench, type Speeds } from './bench-report.ts';
+import { type LoadedModel, loadModel, type OpenedModel, openModel } from './load-engine.ts';
+import { measureMachine } from './machine-limits.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
 import { type EngineOptions, integer, option, withConfigFile, withEngineOptions, withJsonOption } from './options.ts';
-import { note, print, printJson, showProgress } from './output.ts';
-import { kimiK2ActiveBytes, type Measured, projectTimes, type TokenTimes } from './projection.ts';
+import { showProgress } from './output.ts';
+import type { Measured } from './projection.ts';
+import { tokenBytes } from './roofline.ts';
 
-interface BenchOptions extends EngineOptions {
+export interface BenchOptions extends EngineOptions {
   readonly shape?: SyntheticShape;
   readonly layers?: number;
   readonly mix: WeightMix;
@@ -47,20 +51,47 @@ export function benchCommand(): Command {
 
 async function bench(argument: string | undefined, options: BenchOptions): Promise<void> {
   const model = await benchModel(argument, options);
-  const progress = showProgress('loading');
-  const context = Math.max(options.prefill, options.decode);
-  const { runtime, plan } = await loadModel(model, { ...options, context }, ({ bytesRead, bytesTotal }) =>
+  const sized = { ...options, context: Math.max(options.prefill, options.decode) };
+  const measured = await withLoaded(model, sized, 'loading', async ({ runtime, plan }) => {
+    const { backend, isa, threads, config } = runtime;
+    return { speeds: await measure(runtime, options), plan, runtime: { backend, isa, threads, config } };
+  });
+  const { plan, runtime } = measured;
+  // A GPU runs answers as graphs, which tell nothing of their parts: those are timed in a run of their own.
+  const speeds =
+    plan.devices === null
+      ? measured.speeds
+      : await withLoaded(model, { ...sized, profile: true }, 'loading for stages', async (loaded) =>
+          withStages(measured.speeds, await measure(loaded.runtime, options)),
+        );
+  const [part] = plan.devices?.parts ?? [];
+  reportBench(options, {
+    runtime,
+    plan,
+    speeds,
+    rounds,
+    bytes: tokenBytes(runtime.config, modelTensors(model.gguf, runtime.config), plan),
+    // After the model is gone: measuring takes memory and all cores.
+    machine: plan.ranks === null ? null : await measureMachine(plan),
+    deviceGbPerSecond: part === undefined ? null : measureDevice(part.device),
+  });
+}
+
+async function withLoaded<T>(
+  model: OpenedModel,
+  options: EngineOptions & { readonly profile?: boolean },
+  what: string,
+  use: (loaded: LoadedModel) => Promise<T>,
+): Promise<T> {
+  const progress = showProgress(what);
+  const loaded = await loadModel(model, options, ({ bytesRead, bytesTotal }) =>
     progress.update(bytesRead, bytesTotal),
   ).finally(() => progress.stop());
-  let speeds: Speeds;
   try {
-    speeds = await measure(runtime, options);
+    return await use(loaded);
   } finally {
-    await runtime.close();
+    await loaded.runtime.close();
   }
-  // After the model is gone: measuring takes memory and all cores.
-  const machine = await measureMachine(plan);
-  report(runtime, speeds, machine, options);
 }
 
 async function benchModel(argument: string | undefined, options: BenchOptions): Promise<OpenedModel> {
@@ -76,9 +107,9 @@ async function benchModel(argument: string | undefined, options: BenchOptions): 
   return { gguf, config: modelConfig(gguf, { yarnBetaFast: options.yarnBetaFast }) };
 }
 
-interface Speeds {
-  readonly prefill: Measured;
-  readonly decode: Measured;
+function withStages(speeds: Speeds, profiled: Speeds): Speeds {
+  const join = (name: keyof Speeds): Measured => ({ ...speeds[name], stages: profiled[name].stages });
+  return { prefill: join('prefill'), decode: join('decode') };
 }
 
 /** Rounds of each measurement, of which the median counts: one core taken away for a moment must not decide. */
@@ -126,86 +157,4 @@ async function runTokens(runtime: Runtime, tokens: Int32Array, chunk: number): P
       outputs: Int32Array.of(part.length - 1),
     });
   }
-}
-
-/** Milliseconds a token spends in each stage. */
-function shares({ stages, tokens }: Measured): Record<string, number> {
-  return Object.fromEntries(
-    stages.map(({ stage, milliseconds }) => [stage, Number((milliseconds / tokens).toPrecision(3))]),
-  );
-}
-
-function stageLine(name: string, speed: Measured): string {
-  const parts = Object.entries(shares(speed)).map(([stage, milliseconds]) => `${stage} ${milliseconds.toFixed(2)}`);
-  return `${name} ms/token by stage  ${parts.join(', ')}`;
-}
-
-const perSecond = ({ tokens, milliseconds }: Measured) => (1000 * tokens) / milliseconds;
-const rounded = (value: number) => Number(value.toPrecision(4));
-
-function report(runtime: Runtime, speeds: Speeds, machine: MachineLimits, options: BenchOptions): void {
-  const { prefill, decode } = speeds;
-  const weightRate = (perSecond(decode) * runtime.activeWeightBytes) / 1e9;
-  const projection = options.shape === 'k2' ? projectKimiK2(runtime, speeds, options.mix) : null;
-  const { backend, isa, threads, config } = runtime;
-  if (options.json) {
-    printJson({
-      model: config.name,
-      backend,
-      isa,
-      threads,
-      prefill: { tokens: prefill.tokens, tokens_per_second: rounded(perSecond(prefill)), stages: shares(prefill) },
-      decode: {
-        tokens: decode.tokens,
-        tokens_per_second: rounded(perSecond(decode)),
-        weight_gb_per_second: rounded(weightRate),
-        stages: shares(decode),
-      },
-      machine: { read_gb_per_second: rounded(machine.readGbPerSecond), int8_gops: rounded(machine.int8Gops) },
-      ...(projection !== null && { kimi_k2: projection.json }),
-    });
-    return;
-  }
-  const share = ((100 * weightRate) / machine.readGbPerSecond).toFixed(0);
-  note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
-  print(`prefill  ${prefill.tokens} tokens  ${perSecond(prefill).toFixed(1)} tokens/s`);
-  print(
-    `decode   ${decode.tokens} tokens  ${perSecond(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights, ${share} % of read bandwidth`,
-  );
-  for (const [name, speed] of Object.entries({ prefill, decode })) print(stageLine(name, speed));
-  print(
-    `machine  ${machine.readGbPerSecond.toFixed(1)} GB/s read, ${machine.int8Gops.toFixed(0)} Gop/s of int8 dots, on ${threads} threads`,
-  );
-  for (const line of projection?.lines ?? []) print(line);
-}
-
-interface Projection {
-  readonly lines: readonly string[];
-  readonly json: Readonly<Record<string, unknown>>;
-}
-
-/** The whole Kimi K2 on this machine, if its memory held it; null where no MoE layer was measured. */
-function projectKimiK2({ config }: Runtime, { prefill, decode }: Speeds, mix: WeightMix): Projection | null {
-  const times = { prefill: projectTimes(prefill, config), decode: projectTimes(decode, config) };
-  if (times.prefill === null || times.decode === null) return null;
-  const weightRate = kimiK2ActiveBytes(mix) / times.decode.total / 1e6;
-  const line = (name: string, { moeLayer, denseLayer, head, total }: TokenTimes) =>
-    `${name} ms/token  MoE layer ${moeLayer.toFixed(2)}, dense layer ${denseLayer.toFixed(2)}, head ${head.toFixed(2)}: 60 + 1 layers make ${(1000 / total).toFixed(2)} tokens/s`;
-  const json = ({ moeLayer, denseLayer, head, total }: TokenTimes) => ({
-    ms_per_moe_layer: rounded(moeLayer),
-    ms_per_dense_layer: rounded(denseLayer),
-    ms_per_head: rounded(head),
-    tokens_per_second: rounded(1000 / total),
-  });
-  return {
-    lines: [
-      `Kimi K2  projected from ${config.denseLayers} dense layer and ${config.layers - config.denseLayers} MoE, if memory held all 61`,
-      line('prefill', times.prefill),
-      `${line('decode', times.decode)}, ${weightRate.toFixed(1)} GB/s of weights`,
-    ],
-    json: {
-      prefill: json(times.prefill),
-      decode: { ...json(times.decode), weight_gb_per_second: rounded(weightRate) },
-    },
-  };
 }

@@ -12,12 +12,14 @@ export interface MachineLimits {
   readonly int8Gops: number;
 }
 
+type RanksOf = Pick<Plan, 'ranks' | 'isa' | 'threads' | 'cpus'>;
+
 /** The best of them is the limit; anything else on the machine only slows a round down. */
 const rounds = 3;
 
 /** Measures with as many threads as the plan has ranks, on the same CPUs. Takes a second or two, and 256 MB a thread. */
-export function measureMachine({ backend, isa, threads, cpus }: Plan): Promise<MachineLimits> {
-  if (backend === 'native') return measureNative(threads, isa, cpus ?? []);
+export function measureMachine({ ranks, isa, threads, cpus }: RanksOf): Promise<MachineLimits> {
+  if (ranks === 'native') return measureNative(threads, isa, cpus ?? []);
   return measureWasm(threads, isa === 'relaxed' ? 'relaxed' : 'simd128');
 }
 

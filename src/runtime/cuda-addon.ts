@@ -1,6 +1,7 @@
 /** The CUDA half of the native addon as TypeScript sees it. Slots, vectors, types and taps are the engine's numbers. */
+import { perigeeError } from '../errors.ts';
 import type { CudaSupport } from '../select/machine.ts';
-import { nativeAddon, nativeSupport } from './native-addon.ts';
+import { type NativeAddon, nativeAddon, nativeSupport } from './native-addon.ts';
 
 /** How a step's routed experts are computed where they are not resident on the device. */
 export const ExpertsBy = { Ranks: 0, Streaming: 1 } as const;
@@ -98,10 +99,22 @@ export interface CudaAddon {
   measureDevice?(device: number): number;
 }
 
+/** GB a second of a device's memory, read and written; null where the addon does not measure it. */
+export function measureDevice(device: number): number | null {
+  return (nativeAddon() as Partial<CudaAddon>).measureDevice?.(device) ?? null;
+}
+
 /** The GPUs the addon finds here, or why there are none. */
 export function cudaSupport(): CudaSupport {
   const support = nativeSupport();
   if (!support.available) return support;
   const addon = nativeAddon() as Partial<CudaAddon>;
   return addon.cudaSupport?.() ?? { available: false, why: 'the addon was built without CUDA' };
+}
+
+/** The addon's part for GPUs; refused by name where there is none to use. */
+export function cudaAddon(backend: 'cuda' | 'hybrid'): CudaAddon {
+  const support = cudaSupport();
+  if (!support.available) throw perigeeError('BACKEND_UNAVAILABLE', { backend, why: support.why });
+  return nativeAddon() as NativeAddon & CudaAddon;
 }
