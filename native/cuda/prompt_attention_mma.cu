@@ -100,10 +100,10 @@ __global__ __launch_bounds__(kThreads, 1) void prompt_mma_kernel(const PromptAtt
   load_tile(a, tile.head, 0, limit, base);
   commit();
   for (int first = 0, stage = 0; first < limit; first += kKeys, stage ^= 1) {
+    wait_copies<0>();
+    __syncthreads();  // this tile is there, and nobody reads the one before
     if (first + kKeys < limit) load_tile(a, tile.head, first + kKeys, limit, base + (stage ^ 1) * kStageBytes);
     commit();
-    wait_copies<1>();
-    __syncthreads();
     if (first < most) {
       const uint32_t keys = base + stage * kStageBytes, values = keys + kKeyBytes;
       float s[kKeys / 8][4] = {};
@@ -150,7 +150,6 @@ __global__ __launch_bounds__(kThreads, 1) void prompt_mma_kernel(const PromptAtt
         }
       }
     }
-    __syncthreads();
   }
   wait_copies<0>();
   let_next_start();
