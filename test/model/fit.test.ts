@@ -2,7 +2,9 @@
 import { describe, expect, it } from 'vitest';
 import { cacheBytesPerToken, modelNeeds } from '../../src/model/fit.ts';
 import { modelConfig } from '../../src/model/gguf.ts';
+import { type SyntheticOptions, syntheticModel } from '../../src/model/synthetic.ts';
 import { modelTensors } from '../../src/model/tensors.ts';
+import type { WeightMix } from '../../src/model/weight-mix.ts';
 import { assertFits, memoryTable, renderMemoryTables } from '../../src/select/memory-table.ts';
 import { errorOf } from '../gguf/raw.ts';
 import { kimiK2, modelOf, withTensors } from './known-models.ts';
@@ -66,5 +68,41 @@ describe('a model that does not fit', () => {
 
   it('by its weights is told by how much, and what size would do', async () => {
     expect(await refusal({}, 64e9)).toMatch(/need about 1\.99 TB more.*at most 60\.8 GB/);
+  });
+});
+
+describe('on a device', () => {
+  const needs = (options: SyntheticOptions, changes: Partial<typeof use> = {}) => {
+    const gguf = syntheticModel({ moeLayers: 2, ...options });
+    const shape = modelConfig(gguf);
+    return modelNeeds(shape, modelTensors(gguf, shape), { ...use, ...changes }).device;
+  };
+  const expertValues = 3 * 7168 * 2048;
+
+  it('types that are repacked block by block keep their size, others take 12 bits a value', () => {
+    const expert = (mix: WeightMix) => (needs({ shape: 'k2', mix }).layers[1]?.expert ?? 0) / expertValues;
+    expect(expert('q8_0')).toBe(34 / 32);
+    expect(expert('q4_0')).toBe(18 / 32);
+    expect(expert('q6_k')).toBe(210 / 256);
+    expect(expert('bf16')).toBe(2);
+    for (const mix of ['q4_1', 'iq4_xs', 'q2_k'] as const) expect(expert(mix)).toBe(1.5);
+  });
+
+  it('dense layers have no experts, and the cache is bf16', () => {
+    const { layers, latents } = needs({ shape: 'k2', mix: 'q8_0' });
+    expect(layers.map(({ expert }) => expert > 0)).toEqual([false, true, true]);
+    expect(latents.bytesPerToken).toBe(2 * 576);
+  });
+
+  it('long steps take more: heads as prompts read them, and activations', () => {
+    const [short, long] = [64, 4096].map((batchTokens) => needs({ shape: 'k2', mix: 'q8_0' }, { batchTokens }));
+    const heads = 64 * 256 * 512 * 2;
+    expect((long?.layers[1]?.dense ?? 0) - (short?.layers[1]?.dense ?? 0)).toBe(heads);
+    expect(long?.work).toBeGreaterThan(2 * (short?.work ?? 0));
+  });
+
+  it('widths that are no multiples of 32 are refused by name', () => {
+    expect(needs({ shape: 'tiny-odd', mix: 'f32' }).unsupported).toContain('hidden width is 90');
+    expect(needs({ shape: 'tiny', mix: 'f32' }).unsupported).toBeNull();
   });
 });
