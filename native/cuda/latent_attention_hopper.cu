@@ -13,13 +13,15 @@ constexpr uint32_t kRows = 64;
 constexpr uint32_t kTileBytes = 64 * 128;  // 64 rows of 64 columns, 128-byte swizzle
 constexpr uint32_t kKeyTiles = kKey / 64, kStages = 2;
 constexpr uint32_t kSpanBytes = kKeyTiles * kTileBytes;
+// A span arrives in parts of three tiles: products with the first begin while the others are on their way.
+constexpr uint32_t kParts = 3, kPartBytes = kSpanBytes / kParts;
 constexpr uint32_t kThreads = 3 * 128;
 
 // What lies in shared memory, by offset.
 struct Shared {
   uint8_t query[kSpanBytes], spans[kStages][kSpanBytes], weights[kTileBytes];
   float rescale[kRows], inverse[kRows];
-  uint64_t full[kStages], empty[kStages], query_full, query_empty, weights_empty;
+  uint64_t full[kStages][kParts], empty[kStages], query_full, query_empty, weights_empty;
 };
 constexpr uint32_t kSharedBytes = sizeof(Shared) + 1024;  // to start at a multiple of 1024
 
@@ -55,6 +57,7 @@ __device__ void multiply_values(float (&d)[128], uint64_t weights, uint32_t b, b
       : "l"(weights), "l"(tiles), "r"(int(add)));
 }
 
+// One thread asks for what the runs need, as far ahead as there is room.
 __device__ void fetch_runs(const LatentWork& work, Shared& shared, uint32_t lane, const CUtensorMap& queries,
                            const CUtensorMap& pages, uint32_t tile) {
   LatentRuns runs(work, lane);
@@ -83,10 +86,12 @@ __device__ void fetch_runs(const LatentWork& work, Shared& shared, uint32_t lane
       if (thread == 0) {
         const uint32_t stage = met % kStages;
         wait_barrier(shared_address(&shared.empty[stage]), (met / kStages & 1) ^ 1);
-        expect_bytes(shared_address(&shared.full[stage]), kSpanBytes);
-        for (uint32_t t = 0; t < kKeyTiles; t++)
-          copy_box(shared_address(shared.spans[stage]) + t * kTileBytes, pages, shared_address(&shared.full[stage]),
-                   t * 64, from, 0);
+        for (uint32_t t = 0; t < kKeyTiles; t++) {
+          const uint32_t full = shared_address(&shared.full[stage][t * kParts / kKeyTiles]);
+          const uint32_t to = shared_address(shared.spans[stage]) + t * kTileBytes;
+          if (t % (kKeyTiles / kParts) == 0) expect_bytes(full, kPartBytes);
+          copy_box(to, pages, full, t * 64, from, 0);
+        }
       }
     }
   }
@@ -173,17 +178,24 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t la
     for (uint32_t span = run.begin; span < run.end; span++, met++) {
       const uint32_t stage = met % kStages;
       uint8_t* latents = shared.spans[stage];
-      wait_barrier(shared_address(&shared.full[stage]), met / kStages & 1);
+      const auto await_part = [&](uint32_t part) {
+        wait_barrier(shared_address(&shared.full[stage][part]), met / kStages & 1);
+      };
+      if (!First || length < (span + 1) * kSpan)
+        for (uint32_t part = 0; part < kParts; part++) await_part(part);
       if (length < (span + 1) * kSpan) clear_rows(latents, length - span * kSpan);
 
       float rescale[2];
       if constexpr (First) {
         float s[32];
-        hold(s);
-        begin_products();
         const uint64_t a = describe(shared_address(shared.query)), b = describe(shared_address(latents));
 #pragma unroll
         for (uint32_t k = 0; k < kKey / 16; k++) {
+          if (k % (kKey / 16 / kParts) == 0) {
+            await_part(k / (kKey / 16 / kParts));
+            hold(s);
+            begin_products();
+          }
           const uint32_t offset = (k / 4 * kTileBytes + k % 4 * 32) >> 4;
           multiply_16<64>(s, a + offset, b + offset, k > 0);
         }
@@ -259,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint32_t tile = blockIdx.x, lane = blockIdx.y, warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
     for (uint32_t i = 0; i < kStages; i++) {
-      init_barrier(shared_address(&shared.full[i]), 1);
+      for (uint32_t part = 0; part < kParts; part++) init_barrier(shared_address(&shared.full[i][part]), 1);
       init_barrier(shared_address(&shared.empty[i]), 8);
     }
     init_barrier(shared_address(&shared.query_full), 1);
@@ -274,12 +286,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warp >= 8) {
     shrink_registers<40>();
     if (warp == 8) fetch_runs(work, shared, lane, queries, pages, tile);
+    if (warp == 9 && lane == 0 && tile == 0) note_spreads(work);
   } else {
     grow_registers<232>();
     if (warp < 4) {
       consume_runs<true>(work, shared, lane, tile);
     } else {
-      if (warp == 4 && lane == 0 && tile == 0) note_spreads(work);
       consume_runs<false>(work, shared, lane, tile);
     }
   }

@@ -1,5 +1,5 @@
 // Absorbed attention against double precision on FlashMLA's test grid and on small models' shapes, then its speed.
-// Arguments: `small` leaves out all that takes long, for compute-sanitizer; `times` measures only.
+// Arguments: `small` leaves out all that takes long, for compute-sanitizer; `times` measures only; `one` measures batch 1.
 #include "harness.cuh"
 #include "../../native/cuda/latent_attention.cuh"
 
@@ -90,6 +90,7 @@ __global__ void compare(const float* a, const double* b, uint64_t count, double*
 struct Shape {
   uint32_t sequences, queries, context, heads;
   bool causal, varied;
+  uint32_t most = 0;  // what the grid is sized for, if not the context
   uint32_t kv_rank = kLatent, rope_dim = kRope, page_tokens = 64;
 };
 
@@ -193,7 +194,8 @@ void check_results(const std::vector<LatentKernel>& kernels, bool small) {
   const std::vector<LatentKernel> plain = {LatentKernel::Plain};
   std::vector<double> worst(1);
   for (uint32_t kv_rank : {32, 256, 512})
-    for (uint32_t queries : {1, 2}) measure_error(m, {3, queries, 150, 8, true, true, kv_rank, 32, 16}, plain, worst);
+    for (uint32_t queries : {1, 2})
+      measure_error(m, {3, queries, 150, 8, true, true, 0, kv_rank, 32, 16}, plain, worst);
   report("other widths and pages", plain, worst);
 }
 
@@ -233,7 +235,7 @@ void measure_times(LatentKernel kernel, const std::vector<Shape>& shapes) {
     args.positions = positions_d;
     args.n = n;
     args.heads = shape.heads;
-    args.most_positions = shape.context;
+    args.most_positions = shape.most ? shape.most : shape.context;
     args.pairs = shape.queries == 2;
     args.scale = 1 / sqrtf(192);
     args.out = out;
@@ -265,6 +267,14 @@ int main(int count, char** words) {
   MUST(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
   std::vector<LatentKernel> kernels = {LatentKernel::Warps};
   if (major == 9) kernels.insert(kernels.begin(), LatentKernel::Warpgroups);
+  if (mode == "one") {
+    std::vector<Shape> shapes;
+    for (uint32_t context : {32768, 131072})
+      for (uint32_t lanes : {44, 64, 88, 104, 128, 132})
+        shapes.push_back({1, 1, context, 64, true, false, lanes * 64 - 1});
+    measure_times(kernels[0], shapes);
+    return 0;
+  }
   if (mode != "times") check_results(kernels, mode == "small");
   if (mode != "small") {
     std::vector<Shape> shapes;
