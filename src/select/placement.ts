@@ -36,9 +36,9 @@ export interface DeviceNeeds {
   readonly head: number;
   /** The cache of one layer. */
   readonly latents: NonNullable<MemoryNeed['cache']>;
-  /** On every device: activations, matrices unpacked for long prompts. */
+  /** For each range of layers: activations, matrices unpacked for long prompts. */
   readonly work: number;
-  /** On every device beside ranks: experts that pass through it in long steps. */
+  /** The same beside ranks: experts that pass through it in long steps. */
   readonly streaming: number;
   /** Why no device can run the model; null: it can. */
   readonly unsupported: string | null;
@@ -209,6 +209,7 @@ function deviceNeed(
   ranks: boolean,
 ): MemoryNeed {
   const layers = layersOf(parts, device.index);
+  const ranges = parts.filter((part) => part.device === device.index).length;
   const moe = layers.filter((layer) => (needs.layers[layer]?.expert ?? 0) > 0);
   const total = (bytes: (layer: number) => number) => layers.reduce((sum, layer) => sum + bytes(layer), 0);
   const experts = total((layer) => (residents[layer] ?? 0) * (needs.layers[layer]?.expert ?? 0));
@@ -229,8 +230,8 @@ function deviceNeed(
         ? []
         : [{ name: 'routed experts', bytes: experts, detail: `${count} of ${needs.experts} in ${moe.length} layers` }]),
       ...(first + last === 0 ? [] : [{ name: 'embedding and head', bytes: first + last, detail: 'weights' }]),
-      { name: 'work space', bytes: needs.work, detail: 'activations, matrices unpacked for long prompts' },
-      ...(ranks ? [{ name: 'experts in passing', bytes: needs.streaming, detail: 'for long prompts' }] : []),
+      { name: 'work space', bytes: ranges * needs.work, detail: 'activations, matrices unpacked for long prompts' },
+      ...(ranks ? [{ name: 'experts in passing', bytes: ranges * needs.streaming, detail: 'for long prompts' }] : []),
       { name: 'margin', bytes: marginOf(device), detail: `kept free of ${formatBytes(device.memoryBytes)}` },
     ],
     cache: { ...needs.latents, bytesPerToken: needs.latents.bytesPerToken * layers.length },
