@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "cpu.h"
+#include "cuda_door.h"
 #include "engine_object.h"
 #include "limits.h"
 #include "self_check.h"
@@ -95,6 +96,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("dequantize", Napi::Function::New(env, dequantize, "dequantize"));
   exports.Set("measure", Napi::Function::New(env, measure, "measure"));
   exports.Set("NativeEngine", EngineObject::define(env));
+  define_cuda(env, exports);
   return exports;
 }
 

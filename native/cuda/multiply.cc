@@ -9,7 +9,7 @@ namespace {
 
 // Up to here several products of few rows read less than one that first unpacks: that writes and reads two bytes a weight
 // beside the packed one.
-constexpr uint32_t kSlicedRows = 48;
+constexpr uint32_t kSlicedRows = kQuantizedRows;
 
 Rows from_row(const Rows& x, uint32_t row) {
   const uint64_t at = uint64_t(row) * x.cols, padded = uint64_t(row) * padded_cols(x.cols);

@@ -82,6 +82,9 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args);
 // What `multiply` needs to hold a matrix as bf16.
 uint64_t wide_bytes(const Matrix& w);
 
+// Up to so many rows multiply() reads in their quantized forms, from more on as bf16.
+constexpr uint32_t kQuantizedRows = 48;
+
 // Any n: multiply_few, or unpacking into `space` (at least wide_bytes of the largest output) and gemm.
 cudaError_t multiply(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count,
                      bf16* space);

@@ -1,0 +1,21 @@
+// What CUDA devices this machine has.
+#pragma once
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+namespace perigee::cuda {
+
+struct DeviceInfo {
+  int index;
+  std::string name, capability;  // such as 9.0
+  uint64_t memory_bytes, free_bytes;
+  uint32_t multiprocessors;
+  uint64_t cache_bytes;
+};
+
+// Why there are none, '' when there are. Devices that no kernel of this build runs on are left out.
+std::string find_devices(std::vector<DeviceInfo>& to);
+
+}  // namespace perigee::cuda
