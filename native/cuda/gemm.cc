@@ -128,10 +128,11 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args) {
   const Device* device = nullptr;
   CUDA_TRY(current(&device));
   const Product p = product_of(args);
-  if (device->hopper && args.slots >= kHopperGroupRows * args.groups)
+  const uint32_t rows = args.rows ? args.rows : args.slots;
+  if (device->hopper && rows >= kHopperGroupRows * args.groups)
     return multiply_hopper_grouped(stream, p, device->processors);
   // Groups differ in size: tiles for twice the average waste little on the small ones.
-  return multiply_portable(stream, p, tile_rows_for(2 * args.slots / args.groups), device->processors);
+  return multiply_portable(stream, p, tile_rows_for(2 * rows / args.groups), device->processors);
 }
 
 }  // namespace perigee::cuda
