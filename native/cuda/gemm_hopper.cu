@@ -34,7 +34,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ typename Walk::Space space;
   __shared__ Barriers<kStages<kColumns>> barriers;
   const uint32_t group = threadIdx.x / 128, rank = cluster_rank();
-  if (threadIdx.x == 0) R::init(barriers, 1, 2 * kCluster);
+  if (threadIdx.x == 0) {
+    R::init(barriers, 1, 2 * kCluster);
+    prefetch_map(a_map);
+    prefetch_map(b_map);
+  }
   sync_cluster();
   wait_for_previous();
 

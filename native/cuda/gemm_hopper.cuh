@@ -65,7 +65,12 @@ __device__ inline void sync_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// --- tensor copies: a box at (x, y, z) to shared memory; its bytes arrive at `barrier` -----------------------------------
+// --- tensor copies ------------------------------------------------------------------------------------------------------
+__device__ inline void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// The box at (x, y, z) to shared memory; its bytes arrive at `barrier`.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap& map, uint32_t barrier, int x, int y, int z) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::

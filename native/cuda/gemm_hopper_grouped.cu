@@ -77,7 +77,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ typename Walk::Space space;
   __shared__ Barriers<kStages> barriers;
   const uint32_t group = threadIdx.x / 128;
-  if (threadIdx.x == 0) Ring::init(barriers, 1 + 128, 2);
+  if (threadIdx.x == 0) {
+    Ring::init(barriers, 1 + 128, 2);
+    prefetch_map(b_map);
+  }
   __syncthreads();
   wait_for_previous();
 

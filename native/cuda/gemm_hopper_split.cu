@@ -42,7 +42,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ typename Walk::Space space;
   __shared__ Barriers<kStages> barriers;
   const uint32_t group = threadIdx.x / 128, rank = cluster_rank();
-  if (threadIdx.x == 0) R::init(barriers, 1, 2);
+  if (threadIdx.x == 0) {
+    R::init(barriers, 1, 2);
+    prefetch_map(a_map);
+    prefetch_map(b_map);
+  }
   __syncthreads();
   wait_for_previous();
 

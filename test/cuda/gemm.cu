@@ -333,13 +333,13 @@ void time_dense() {
 // One kernel beside the other at sizes where either may win.
 void time_variants() {
   if (!hopper) return;
-  const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192}, {4096, 7168}, {7168, 2048}};
+  const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {16384, 512}, {7168, 8192}, {4096, 7168}, {7168, 2048}};
   bf16 *a = check::device<bf16>(uint64_t(4096) * 8192), *b = check::device<bf16>(uint64_t(1) << 29);
-  float* y = check::device<float>(uint64_t(4096) * 12288);
+  float* y = check::device<float>(uint64_t(4096) * 16384);
   check::fill_normal(a, uint64_t(4096) * 8192, 1, 5);
   check::fill_normal(b, uint64_t(1) << 29, 0.02f, 6);
-  printf("\nTFLOP/s by kernel\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s\n", "n x k", "m", "mma 64", "mma 128", "wg 128",
-         "wg 192", "wg 256", "k / 2", "k / 4", "k / 8");
+  printf("\nTFLOP/s by kernel\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", "n x k", "m", "mma 64", "mma 128",
+         "wg 128", "wg 192", "wg 256", "k / 1", "k / 2", "k / 4", "k / 8");
   for (const auto [n, k] : shapes)
     for (const uint32_t m : {32u, 128u, 256u, 512u, 1024u, 4096u}) {
       printf("%6u x %5u %6u", n, k, m);
