@@ -24,6 +24,12 @@ void lay_out_step(Arena& arena, const ModelConfig& c, const Limits& l, StepBlock
   step.logits = arena.take<float>(static_cast<size_t>(l.batch_outputs) * c.vocabulary);
 }
 
+// Rows that a rank puts for itself: where it only computes experts, those of steps whose tokens are not dealt out.
+uint64_t own_input_bytes(const ModelConfig& c, Limits l) {
+  if (l.experts_only && l.ranks > 1 && l.batch_tokens >= kDealtTokens) l.batch_tokens = kDealtTokens - 1;
+  return engine_input_bytes(c, l);
+}
+
 void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t r, Rank& rank) {
   const size_t t = l.batch_tokens, slots = t * c.experts_used, heads = largest_share(c.heads, l.ranks, 1);
   rank = {};
@@ -41,7 +47,7 @@ void lay_out_rank(Arena& arena, const ModelConfig& c, const Limits& l, uint32_t 
   batch.input_capacity = engine_input_bytes(c, l);
   batch.output_capacity = engine_output_bytes(c, l);
   batch.job_capacity = job_capacity(c, l);
-  batch.own_input = arena.take<uint8_t>(batch.input_capacity);
+  batch.own_input = arena.take<uint8_t>(own_input_bytes(c, l));
   batch.output = arena.take<uint8_t>(batch.output_capacity);
   batch.jobs = arena.take<Job>(batch.job_capacity);
   batch.shards = arena.take<uint32_t>(batch.job_capacity);

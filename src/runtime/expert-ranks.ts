@@ -34,16 +34,14 @@ export interface ExpertRanks {
   /** Every rank's part of every slot. */
   parts(): readonly ExpertPart[];
   /**
-   * Lets the ranks serve one step of `tokens` tokens; the device may start its own part once this has been called. Resolves
-   * when the last layer is done; rejects with ENGINE_FAILED when a rank has failed, or the device or abort() has ended the step.
+   * Lets the ranks serve one step of `tokens` tokens; the device may start its own part once this has been called. Resolves to
+   * true when the last layer is done, to false when the device or abort() has ended the step; rejects when a rank has failed.
    */
-  run(tokens: number): Promise<void>;
+  run(tokens: number): Promise<boolean>;
   /** Makes ranks and device leave the step. */
   abort(): void;
   close(): Promise<void>;
 }
-
-const ended = () => perigeeError('ENGINE_FAILED', { what: 'the device left the step before its last layer' });
 
 /** The words that both sides look at. */
 class Words {
@@ -93,10 +91,10 @@ class NativeExperts implements ExpertRanks {
     return this.#parts;
   }
 
-  async run(tokens: number): Promise<void> {
+  async run(tokens: number): Promise<boolean> {
     this.#ranks.assertOpen();
     await this.#ranks.expectDone(await this.#ranks.engine.serve(tokens));
-    if (this.#words.failed()) throw ended();
+    return !this.#words.failed();
   }
 
   abort(): void {
@@ -165,7 +163,7 @@ class WasmExperts implements ExpertRanks {
     return this.#parts;
   }
 
-  async run(tokens: number): Promise<void> {
+  async run(tokens: number): Promise<boolean> {
     if (this.#ranks.failure) await this.#ranks.failure;
     const status = this.#ranks.core.engine_begin_experts(this.#ranks.engine, tokens);
     if (status !== 0) throw new RangeError(`the step was refused: ${statuses[status]}`);
@@ -175,7 +173,7 @@ class WasmExperts implements ExpertRanks {
       this.abort(); // the device waits for a sum that will not come
       throw error;
     }
-    if (this.#words.failed()) throw ended();
+    return !this.#words.failed();
   }
 
   abort(): void {

@@ -1,10 +1,12 @@
 /** Loads a model onto a backend: the one way to a Runtime. */
-import { perigeeError } from '../errors.ts';
 import type { GgufModel } from '../gguf/types.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { modelTensors } from '../model/tensors.ts';
 import type { DevicePlacement } from '../select/placement.ts';
 import { coreFile } from './assets.ts';
+import { startCuda } from './cuda-runtime.ts';
+import { startNativeExperts, startWasmExperts } from './expert-ranks.ts';
+import { startHybrid } from './hybrid-runtime.ts';
 import { startNative } from './native-runtime.ts';
 import { memoryLimit, type Recipes } from './place.ts';
 import { type LoadProgress, pageTokens, type Runtime } from './runtime.ts';
@@ -75,14 +77,23 @@ export async function loadRuntime(options: LoadOptions): Promise<Runtime> {
     },
     onProgress: options.onProgress ?? (() => {}),
   };
-  if (options.backend === 'hybrid' || options.backend === 'cuda') {
-    throw perigeeError('BACKEND_UNAVAILABLE', { backend: options.backend, why: 'this build has no CUDA stages' });
-  }
-  if (options.backend === 'native') return startNative({ ...model, cpus: options.cpus ?? [] });
-  return startWasm({
+  const native = { ...model, cpus: options.cpus ?? [] };
+  const wasm = {
     ...model,
     // Every table but "relaxed" is in the build that runs everywhere.
     core: options.core ?? coreFile((options.isa ?? 'relaxed') === 'relaxed' ? 'relaxed' : 'simd128'),
     shardBytes: options.shardBytes ?? memoryLimit,
+  };
+  if (options.backend === 'native') return startNative(native);
+  if (options.backend === 'wasm') return startWasm(wasm);
+  const { profile = false, ...placement } = options.cuda ?? { parts: [], residentExperts: [] };
+  const device = { ...model, placement, profile };
+  if (options.backend === 'cuda') return startCuda(device);
+  return startHybrid({
+    ...device,
+    startRanks: (onProgress) =>
+      options.ranks === 'wasm'
+        ? startWasmExperts({ ...wasm, onProgress })
+        : startNativeExperts({ ...native, onProgress }),
   });
 }

@@ -64,6 +64,8 @@ export interface Runtime {
   /** Bytes of weights held, and of them the bytes one decoded token reads. */
   readonly weightBytes: number;
   readonly activeWeightBytes: number;
+  /** What was measured and decided at start, for people. */
+  readonly notes?: readonly string[];
 
   /**
    * Runs one step; steps must not overlap. Resolves to the logits, [outputs.length][vocabulary], a view that the next step
