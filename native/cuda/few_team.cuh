@@ -109,13 +109,15 @@ __device__ void run(Job& job, const Team& team, uint8_t* shared) {
   }
 }
 
-// Lets a kernel have all the shared memory that a block can have.
+// Lets a kernel have all the shared memory that a block can have beside its own.
 template <typename Kernel>
 cudaError_t allow_shared_memory(Kernel* kernel) {
   int device = 0, most = 0;
   CUDA_TRY(cudaGetDevice(&device));
   CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  cudaFuncAttributes has = {};
+  CUDA_TRY(cudaFuncGetAttributes(&has, kernel));
+  CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - int(has.sharedSizeBytes)));
   return cudaSuccess;
 }
 
