@@ -106,6 +106,22 @@ export function bitsOf(rows: readonly Float32Array[]): string {
   return hash.digest('hex');
 }
 
+/** Mean Kullback-Leibler divergence of next-token distributions, in nats. */
+export function meanDivergence(rows: readonly ArrayLike<number>[], expected: readonly ArrayLike<number>[]): number {
+  const logProbabilities = (logits: ArrayLike<number>): number[] => {
+    const all = Array.from(logits);
+    const most = all.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+    const total = most + Math.log(all.reduce((sum, logit) => sum + Math.exp(logit - most), 0));
+    return all.map((logit) => logit - total);
+  };
+  const divergences = expected.map((want, index) => {
+    const p = logProbabilities(want);
+    const q = logProbabilities(rows[index] as ArrayLike<number>);
+    return p.reduce((sum, log, i) => sum + Math.exp(log) * (log - (q[i] as number)), 0);
+  });
+  return divergences.reduce((sum, divergence) => sum + divergence, 0) / divergences.length;
+}
+
 /** Relative error in the Euclidean norm over all rows. */
 export function relativeError(rows: readonly ArrayLike<number>[], expected: readonly ArrayLike<number>[]): number {
   let difference = 0;

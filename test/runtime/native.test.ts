@@ -12,6 +12,7 @@ if (support.available) {
   describeRuntime({
     name: 'native',
     isas,
+    equal: 'bits',
     load: ({ gguf, config }, { threads, isa, exact = false, sequences = 1 }) =>
       loadRuntime({ gguf, config, backend: 'native', isa, threads, exact, sequences }),
   });

@@ -21,6 +21,7 @@ vi.mock('piscina', async (original) => {
 describeRuntime({
   name: 'wasm',
   isas: ['relaxed', 'simd128', 'scalar'],
+  equal: 'bits',
   load: ({ gguf, config }, { threads, isa, exact = false, sequences = 1 }) =>
     loadRuntime({ gguf, config, backend: 'wasm', isa, threads, exact, sequences }),
 });
