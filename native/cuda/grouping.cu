@@ -6,7 +6,7 @@ namespace perigee::cuda {
 namespace {
 
 constexpr uint32_t kMostGroups = 512;
-constexpr int kSortWarps = 32, kAtOnce = 4;  // kAtOnce: rounds whose loads are in flight together
+constexpr int kSortWarps = 32, kAtOnce = 8;  // kAtOnce: rounds whose loads are in flight together
 
 // The group of slot s, or -1.
 __device__ int32_t group_at(const Groups& args, uint32_t s, uint32_t end) {
@@ -29,9 +29,13 @@ __global__ void __launch_bounds__(32 * kSortWarps) group_kernel(const Groups arg
   const uint32_t entries = args.experts * kSortWarps;
   for (uint32_t i = threadIdx.x; i < entries; i += blockDim.x) places[i] = 0;
   __syncthreads();
-  for (uint32_t s = begin; s < end; s += 32) {
-    const int32_t group = group_at(args, s + lane, end);
-    if (group >= 0) atomicAdd(&places[group * kSortWarps + warp], 1);
+  for (uint32_t s = begin; s < end; s += 32 * kAtOnce) {
+    int32_t groups[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) groups[i] = group_at(args, s + 32 * i + lane, end);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++)
+      if (groups[i] >= 0) atomicAdd(&places[groups[i] * kSortWarps + warp], 1);
   }
   __syncthreads();
 

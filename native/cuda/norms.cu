@@ -1,4 +1,5 @@
 // Residual, norm and the forms of the normed row; and forms alone.
+#include "exchange.cuh"
 #include "forms.cuh"
 #include "launch.cuh"
 #include "norms.cuh"
@@ -7,44 +8,83 @@
 namespace perigee::cuda {
 namespace {
 
+constexpr uint32_t kMostWaiting = 4;  // rows whose blocks wait for the CPU by themselves
+
 __device__ float4 add(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
-// One block a row; the row stays in registers, kPer vectors of four a thread.
-template <int kPer>
+// A row stays in registers, kPer vectors of four a thread. kParts blocks, a cluster, share it: one multiprocessor alone
+// would be busy moving a row of Kimi K2 for longer than the rest takes.
+template <int kPer, uint32_t kParts>
 __global__ void __launch_bounds__(1024) add_norm_kernel(const AddNorm args) {
-  const uint32_t cols = args.out.cols;
-  float4 weight[kPer], x[kPer];
+  const uint32_t cols = args.out.cols, part = blockIdx.x % kParts, out_row = blockIdx.x / kParts;
+  float4 weight[kPer], x[kPer], a[kPer] = {}, b[kPer] = {};
 #pragma unroll
-  for (int p = 0; p < kPer; p++) weight[p] = load_or_zero(args.weight, column_of(p), cols);
+  for (int p = 0; p < kPer; p++) weight[p] = load_or_zero(args.weight, column_of(p, part, kParts), cols);
   wait_for_previous();
   let_next_start();
-  const uint32_t row = args.rows ? args.rows[blockIdx.x] : blockIdx.x;
+  const uint32_t row = args.rows ? args.rows[out_row] : out_row;
   const size_t at = size_t(row) * cols;
 #pragma unroll
-  for (int p = 0; p < kPer; p++) x[p] = load_or_zero(args.x + at, column_of(p), cols);
-  if (args.a) {
-#pragma unroll
-    for (int p = 0; p < kPer; p++) x[p] = add(x[p], load_or_zero(args.a + at, column_of(p), cols));
+  for (int p = 0; p < kPer; p++) {
+    const uint32_t column = column_of(p, part, kParts);
+    x[p] = load_or_zero(args.x + at, column, cols);
+    if (args.a) a[p] = load_or_zero(args.a + at, column, cols);
+  }
+  if (args.b_after.number) {
+    if (threadIdx.x < 32) await_done(args.b_after);
+    __syncthreads();
   }
   if (args.b) {
     // Never from a cache: the CPU may have written it since an earlier step read the same address.
 #pragma unroll
-    for (int p = 0; p < kPer; p++)
-      if (column_of(p) < cols) x[p] = add(x[p], __ldcv(reinterpret_cast<const float4*>(args.b + at + column_of(p))));
+    for (int p = 0; p < kPer; p++) {
+      const uint32_t column = column_of(p, part, kParts);
+      if (column < cols) b[p] = __ldcv(reinterpret_cast<const float4*>(args.b + at + column));
+    }
   }
-  if (args.a || args.b) {
 #pragma unroll
-    for (int p = 0; p < kPer; p++)
-      if (column_of(p) < cols) *reinterpret_cast<float4*>(args.x + at + column_of(p)) = x[p];
+  for (int p = 0; p < kPer; p++) {
+    const uint32_t column = column_of(p, part, kParts);
+    x[p] = add(add(x[p], a[p]), b[p]);
+    if ((args.a || args.b) && column < cols) *reinterpret_cast<float4*>(args.x + at + column) = x[p];
   }
-  const float scale = norm_scale<kPer>(x, cols, args.eps);
+  const float scale = norm_scale<kPer, kParts>(x, cols, args.eps);
 #pragma unroll
-  for (int p = 0; p < kPer; p++)
-    if (column_of(p) < padded_cols(cols))
-      write_forms(args.out, blockIdx.x, column_of(p), normed(x[p], scale, weight[p]));
+  for (int p = 0; p < kPer; p++) {
+    const uint32_t column = column_of(p, part, kParts);
+    if (column < padded_cols(cols)) write_forms(args.out, out_row, column, normed(x[p], scale, weight[p]));
+  }
+}
+
+template <uint32_t kParts>
+cudaError_t launch_add_norm(cudaStream_t stream, const AddNorm& args) {
+  const RowShape shape = row_shape(padded_cols(args.out.cols) / 4, kParts);
+  const Launch how = {args.n * kParts, shape.threads, 0, stream, kParts};
+  if (shape.per == 1) {
+    CUDA_TRY(launch(how, add_norm_kernel<1, kParts>, args));
+  } else if (shape.per == 2) {
+    CUDA_TRY(launch(how, add_norm_kernel<2, kParts>, args));
+  } else {
+    CUDA_TRY(cudaErrorInvalidValue);
+  }
+  return cudaSuccess;
+}
+
+constexpr uint32_t kClusterParts = 4;
+
+// Whether rows are shared by clusters of blocks, which there are from sm_90 on. Short ones are not worth it.
+cudaError_t shares_rows(uint32_t cols, bool* shared) {
+  int device, major;
+  CUDA_TRY(cudaGetDevice(&device));
+  CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  *shared = major >= 9 && cols >= 4096;
+  return cudaSuccess;
 }
 
 __device__ float silu(float x) { return x / (1.0f + expf(-x)); }
+
+// Good to bf16's eight bits: the exact one would cost more than the memory's time.
+__device__ float silu_roughly(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
 // `up` null: the values of `gate` as they are.
 __global__ void __launch_bounds__(256) forms_kernel(const float* gate, const float* up, const Rows rows) {
@@ -84,7 +124,7 @@ __global__ void __launch_bounds__(256) silu_mul_kernel(const bf16* gate_up, size
 #pragma unroll
   for (int p = 0; p < 4; p++) {
     const float2 g = __bfloat1622float2(gate.pairs[p]), u = __bfloat1622float2(up.pairs[p]);
-    out.pairs[p] = __floats2bfloat162_rn(silu(g.x) * u.x, silu(g.y) * u.y);
+    out.pairs[p] = __floats2bfloat162_rn(silu_roughly(g.x) * u.x, silu_roughly(g.y) * u.y);
   }
   *reinterpret_cast<uint4*>(mid + i) = out.bits;
 }
@@ -93,13 +133,15 @@ __global__ void __launch_bounds__(256) silu_mul_kernel(const bf16* gate_up, size
 
 cudaError_t add_norm(cudaStream_t stream, const AddNorm& args) {
   if (args.n == 0) return cudaSuccess;
-  const RowShape shape = row_shape(padded_cols(args.out.cols) / 4);
-  const Launch how = {args.n, shape.threads, 0, stream};
-  if (shape.per == 1) CUDA_TRY(launch(how, add_norm_kernel<1>, args));
-  if (shape.per == 2) CUDA_TRY(launch(how, add_norm_kernel<2>, args));
-  if (shape.per == 4) CUDA_TRY(launch(how, add_norm_kernel<4>, args));
-  if (shape.per > 4) CUDA_TRY(cudaErrorInvalidValue);
-  return cudaSuccess;
+  AddNorm now = args;
+  // Many blocks must not all look at the CPU's words.
+  if (args.b_after.number && args.n > kMostWaiting) {
+    CUDA_TRY(await_experts(stream, args.b_after.exchange, args.b_after.number, args.b_after.milliseconds));
+    now.b_after = {};
+  }
+  bool shared = false;
+  CUDA_TRY(shares_rows(args.out.cols, &shared));
+  return shared ? launch_add_norm<kClusterParts>(stream, now) : launch_add_norm<1>(stream, now);
 }
 
 cudaError_t silu_mul(cudaStream_t stream, const bf16* gate_up, uint32_t n, uint32_t width, bf16* mid) {

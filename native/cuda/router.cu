@@ -3,15 +3,17 @@
 #include <cuda_fp16.h>
 
 #include "choose.cuh"
+#include "exchange.cuh"
 #include "launch.cuh"
 #include "stages.h"
 
 namespace perigee::cuda {
 namespace {
 
-constexpr uint32_t kFewTokens = 64;   // above it the tiles are faster: the few read h once per expert
-constexpr uint32_t kFusedTokens = 4;  // up to here the last block chooses, one warp a token
-constexpr int kFewThreads = 128;
+constexpr uint32_t kFewTokens = 256;  // above it the tiles are faster: here every block reads h
+constexpr uint32_t kFewThreads = 384, kShared = 3, kTokensAtOnce = 32;
+constexpr uint32_t kHandedTokens = kChoosingWarps;  // whose layer the block that chooses hands over
+constexpr int kHandingThreads = 32 * kChoosingWarps + 768;
 
 // Four weights from column 4 * vector on.
 __device__ float4 load_weights(const float* w, size_t vector) { return reinterpret_cast<const float4*>(w)[vector]; }
@@ -33,58 +35,87 @@ __device__ float dot(float4 a, float4 b, float sum) {
 
 __device__ float score_of(float logit, bool sigmoid) { return sigmoid ? 1.0f / (1.0f + expf(-logit)) : logit; }
 
-// A block an expert. kHeld vectors a thread are held in registers: 7168 columns need no others.
+// A block has up to kShared neighbouring experts, as many as make all blocks run at once, and each thread kHeld vectors of
+// each: 7168 columns need no others.
 template <typename W>
-__global__ void __launch_bounds__(kFewThreads, 3) score_few_kernel(const Router args) {
-  constexpr int kHeld = 14;
-  __shared__ float parts[kFewTokens][kFewThreads / 32];
-  __shared__ bool last;
-  const uint32_t vectors = args.hidden / 4;
-  const W* w = static_cast<const W*>(args.w) + size_t(blockIdx.x) * args.hidden;
-  float4 held[kHeld];
+__global__ void __launch_bounds__(kFewThreads) score_few_kernel(const Router args, uint32_t shared) {
+  constexpr uint32_t kHeld = 5, kWarps = kFewThreads / 32;
+  __shared__ float parts[kTokensAtOnce][kShared][kWarps];
+  const uint32_t vectors = args.hidden / 4, first = blockIdx.x * shared, count = min(shared, args.experts - first);
+  const W* w = static_cast<const W*>(args.w) + size_t(first) * args.hidden;
+  float4 held[kShared][kHeld];
 #pragma unroll
-  for (int i = 0; i < kHeld; i++) {
-    const uint32_t v = threadIdx.x + i * kFewThreads;
-    held[i] = v < vectors ? load_weights(w, v) : float4{0, 0, 0, 0};
-  }
+  for (uint32_t e = 0; e < kShared; e++)
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; i++) {
+      const uint32_t v = threadIdx.x + i * kFewThreads;
+      held[e][i] = e < count && v < vectors ? load_weights(w, size_t(e) * vectors + v) : float4{0, 0, 0, 0};
+    }
   wait_for_previous();
   let_next_start();
-  for (uint32_t t = 0; t < args.n; t++) {
-    const float4* h = reinterpret_cast<const float4*>(args.h) + size_t(t) * vectors;
-    float sum = 0;
+  for (uint32_t begin = 0; begin < args.n; begin += kTokensAtOnce) {
+    const uint32_t tokens = min(kTokensAtOnce, args.n - begin);
+    for (uint32_t t = 0; t < tokens; t++) {
+      const float4* h = reinterpret_cast<const float4*>(args.h) + size_t(begin + t) * vectors;
+      float sum[kShared] = {};
 #pragma unroll
-    for (int i = 0; i < kHeld; i++) {
-      const uint32_t v = threadIdx.x + i * kFewThreads;
-      if (v < vectors) sum = dot(h[v], held[i], sum);
+      for (uint32_t i = 0; i < kHeld; i++) {
+        const uint32_t v = threadIdx.x + i * kFewThreads;
+        const float4 x = v < vectors ? h[v] : float4{0, 0, 0, 0};
+#pragma unroll
+        for (uint32_t e = 0; e < kShared; e++) sum[e] = dot(x, held[e][i], sum[e]);
+      }
+      for (uint32_t v = threadIdx.x + kHeld * kFewThreads; v < vectors; v += kFewThreads)
+#pragma unroll
+        for (uint32_t e = 0; e < kShared; e++)
+          if (e < count) sum[e] = dot(h[v], load_weights(w, size_t(e) * vectors + v), sum[e]);
+#pragma unroll
+      for (uint32_t e = 0; e < kShared; e++) {
+        for (int lanes = 16; lanes > 0; lanes /= 2) sum[e] += __shfl_xor_sync(~0u, sum[e], lanes);
+        if (threadIdx.x % 32 == 0) parts[t][e][threadIdx.x / 32] = sum[e];
+      }
     }
-    for (uint32_t v = threadIdx.x + kHeld * kFewThreads; v < vectors; v += kFewThreads)
-      sum = dot(h[v], load_weights(w, v), sum);
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
-    if (threadIdx.x % 32 == 0) parts[t][threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x < tokens * kShared && threadIdx.x % kShared < count) {
+      const uint32_t t = threadIdx.x / kShared, e = threadIdx.x % kShared;
+      float sum = 0;
+#pragma unroll
+      for (uint32_t warp = 0; warp < kWarps; warp++) sum += parts[t][e][warp];
+      args.scores[size_t(begin + t) * args.experts + first + e] = score_of(sum, args.sigmoid);
+    }
+    __syncthreads();
   }
-  __syncthreads();
-  if (threadIdx.x < args.n) {
-    const float* p = parts[threadIdx.x];
-    args.scores[size_t(threadIdx.x) * args.experts + blockIdx.x] =
-        score_of((p[0] + p[1]) + (p[2] + p[3]), args.sigmoid);
-  }
-  if (args.n > kFusedTokens) return;
-  // The block that arrives last sees everyone's scores.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(args.arrived, 1u) == gridDim.x - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  if (threadIdx.x == 0) *args.arrived = 0;
-  if (threadIdx.x / 32 < args.n) choose(args, threadIdx.x / 32);
 }
 
-__global__ void __launch_bounds__(32 * kChoosingWarps) choose_kernel(const Router args) {
+// The first kChoosingWarps warps choose for a token each; where a layer is handed over, the others bring h to the host.
+__global__ void __launch_bounds__(kHandingThreads) choose_kernel(const Router args) {
+  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = blockIdx.x * kChoosingWarps + warp;
+  const OwnExperts own(args.experts, lane);
+  float bias[kMostOwn] = {};
+#pragma unroll
+  for (uint32_t i = 0; i < kMostOwn; i++)
+    if (warp < kChoosingWarps && i < own.count) bias[i] = args.bias[own.begin + i];
   wait_for_previous();
   let_next_start();
-  const uint32_t t = blockIdx.x * kChoosingWarps + threadIdx.x / 32;
-  if (t < args.n) choose(args, t);
+  const HandOver& over = args.hand_over;
+  if (warp < kChoosingWarps && t < args.n) {
+    choose(args, t, bias, [&](uint32_t k, int32_t expert, float weight) {
+      const size_t at = size_t(t) * args.used + k;
+      args.chosen[at] = expert;
+      args.weight[at] = weight;
+      atomicAdd(args.counts + expert, 1u);
+      if (over.number == 0) return;
+      over.to.chosen[at] = for_ranks(expert, over.resident);
+      over.to.weight[at] = weight;
+    });
+  }
+  if (over.number == 0) return;
+  constexpr uint32_t kChoosing = 32 * kChoosingWarps;
+  if (warp >= kChoosingWarps)
+    for (uint32_t v = threadIdx.x - kChoosing; v < args.n * args.hidden / 4; v += blockDim.x - kChoosing)
+      reinterpret_cast<float4*>(over.to.h)[v] = reinterpret_cast<const float4*>(args.h)[v];
+  __syncthreads();
+  if (threadIdx.x == 0) release(over.to.asked, over.number);
 }
 
 // Tiles of 32 tokens x 64 experts. Four groups of 64 threads take every fourth slice of 16 columns, each thread 4 x 8
@@ -193,13 +224,32 @@ __global__ void __launch_bounds__(kSliceGroups* kGroupThreads, 2) score_many_ker
 
 template <typename W>
 cudaError_t score(cudaStream_t stream, const Router& args) {
-  if (args.n <= kFewTokens) {
-    CUDA_TRY(launch({args.experts, kFewThreads, 0, stream}, score_few_kernel<W>, args));
+  if (args.n > kFewTokens) {
+    const dim3 grid((args.n + kTileTokens - 1) / kTileTokens, (args.experts + kTileExperts - 1) / kTileExperts);
+    CUDA_TRY(launch({grid, kSliceGroups * kGroupThreads, 0, stream}, score_many_kernel<W>, args));
     return cudaSuccess;
   }
-  const dim3 grid((args.n + kTileTokens - 1) / kTileTokens, (args.experts + kTileExperts - 1) / kTileExperts);
-  CUDA_TRY(launch({grid, kSliceGroups * kGroupThreads, 0, stream}, score_many_kernel<W>, args));
+  int device, processors;
+  CUDA_TRY(cudaGetDevice(&device));
+  CUDA_TRY(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  uint32_t shared = 1;
+  while (shared < kShared && args.experts > shared * processors) shared++;
+  CUDA_TRY(launch({(args.experts + shared - 1) / shared, kFewThreads, 0, stream}, score_few_kernel<W>, args, shared));
   return cudaSuccess;
+}
+
+// The choice and, where it is asked for, its way to the ranks.
+cudaError_t choose(cudaStream_t stream, const Router& args) {
+  Router now = args;
+  const HandOver& over = args.hand_over;
+  const bool at_once = over.number && args.n <= kHandedTokens;
+  if (!at_once) now.hand_over = {};
+  CUDA_TRY(launch(
+      {(args.n + kChoosingWarps - 1) / kChoosingWarps, at_once ? kHandingThreads : 32 * kChoosingWarps, 0, stream},
+      choose_kernel, now));
+  if (over.number == 0 || at_once) return cudaSuccess;
+  return publish(stream, {over.to, args.h, args.chosen, args.weight, over.resident, args.n, args.hidden, args.used,
+                          over.number, args.arrived});
 }
 
 }  // namespace
@@ -217,10 +267,7 @@ cudaError_t route(cudaStream_t stream, const Router& args) {
   } else {
     CUDA_TRY(cudaErrorInvalidValue);
   }
-  if (args.n <= kFusedTokens) return cudaSuccess;
-  CUDA_TRY(
-      launch({(args.n + kChoosingWarps - 1) / kChoosingWarps, 32 * kChoosingWarps, 0, stream}, choose_kernel, args));
-  return cudaSuccess;
+  return choose(stream, args);
 }
 
 }  // namespace perigee::cuda

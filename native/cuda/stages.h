@@ -8,8 +8,35 @@
 
 namespace perigee::cuda {
 
+// Where the GPU and the CPU ranks meet (engine/exchange.h): device addresses of mapped host memory.
+struct ExchangeView {
+  float* h;          // [n][hidden]
+  int32_t* chosen;   // [n][used]; -1: the GPU does this one
+  float* weight;     // [n][used]
+  const float* sum;  // [n][hidden] written by the CPU
+  uint32_t* asked;   // number of the MoE layer handed over last, from 1; written here
+  uint32_t* done;    // the same of the layer finished; written by the CPU
+  uint32_t* failed;  // written here when waiting took too long
+};
+
+// Waiting until the CPU has finished layer `number`, `milliseconds` at most: then `failed` is set, and every later wait
+// returns at once.
+struct Await {
+  ExchangeView exchange = {};
+  uint32_t number = 0;  // of the MoE layer; 0: nothing is waited for
+  uint32_t milliseconds = 0;
+};
+
+// What hands a layer over: h and the choice are copied, experts with resident[e] >= 0 become -1, and `asked` is set last.
+struct HandOver {
+  ExchangeView to = {};
+  uint32_t number = 0;                // of the MoE layer; 0: nothing is handed over
+  const int32_t* resident = nullptr;  // [experts] or null
+};
+
 // x += a + b (each may be null), then out = RMSNorm(x) * weight in the forms `out` has. x [n][hidden]. `b` may lie in
-// mapped host memory. With rows [m], only those rows of x are normed, to out's rows 0..m, and nothing is added.
+// mapped host memory: it is read once the CPU is done with what `b_after` names. With rows [m], only those rows of x are
+// normed, to out's rows 0..m, and nothing is added. hidden <= 8192.
 struct AddNorm {
   float* x;
   const float *a, *b;   // [n][hidden]
@@ -18,6 +45,7 @@ struct AddNorm {
   uint32_t n;
   const int32_t* rows;  // [n] or null
   Rows out;
+  Await b_after = {};
 };
 cudaError_t add_norm(cudaStream_t stream, const AddNorm& args);
 
@@ -53,7 +81,8 @@ struct Router {
   int32_t* chosen;    // [n][used], best first; ties: the lower index first
   float* weight;      // [n][used]
   uint32_t* counts;   // [experts] += 1 for each choice: which experts are popular
-  uint32_t* arrived;  // [1] zero before and after: blocks that are done
+  uint32_t* arrived;  // [1] as in Publish
+  HandOver hand_over = {};
 };
 cudaError_t route(cudaStream_t stream, const Router& args);
 
@@ -82,31 +111,19 @@ cudaError_t gather_experts(cudaStream_t stream, const bf16* y, const int32_t* sl
 // Rows in further forms: from f32 to whatever else `rows` has.
 cudaError_t fill_forms(cudaStream_t stream, const Rows& rows, uint32_t n);
 
-// Where the GPU and the CPU ranks meet (engine/exchange.h): device addresses of mapped host memory.
-struct ExchangeView {
-  float* h;          // [n][hidden]
-  int32_t* chosen;   // [n][used]; -1: the GPU does this one
-  float* weight;     // [n][used]
-  const float* sum;  // [n][hidden] written by the CPU
-  uint32_t* asked;   // number of the MoE layer handed over last, from 1; written here
-  uint32_t* done;    // the same of the layer finished; written by the CPU
-  uint32_t* failed;  // written here when waiting took too long
-};
-
-// Hands layer `number` over: copies h and the choice (experts with resident[e] >= 0 become -1), then sets `asked`.
+// Hands layer `number` over by itself; route() does it as well, sooner.
 struct Publish {
   ExchangeView to;
-  const float* h;
-  const int32_t* chosen;
+  const float* h;         // [n][hidden]
+  const int32_t* chosen;  // [n][used]
   const float* weight;
   const int32_t* resident;  // [experts] or null
   uint32_t n, hidden, used, number;
-  uint32_t* arrived;  // [1] as in Router
+  uint32_t* arrived;  // [1] zero before and after: blocks that are done
 };
 cudaError_t publish(cudaStream_t stream, const Publish& args);
 
-// Waits until the CPU has finished layer `number`, or for `milliseconds`: then sets `failed` and every later wait
-// returns at once.
+// Waits by itself; add_norm() does it as well, sooner.
 cudaError_t await_experts(cudaStream_t stream, const ExchangeView& exchange, uint32_t number, uint32_t milliseconds);
 
 }  // namespace perigee::cuda

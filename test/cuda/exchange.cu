@@ -51,92 +51,118 @@ Exchange make_exchange(uint32_t n, uint32_t hidden, uint32_t used) {
   return x;
 }
 
-void check_exchange(uint32_t n, uint32_t layers) {
-  const uint32_t hidden = 7168, used = 8, experts = 384;
-  const Exchange x = make_exchange(n, hidden, used);
-  const auto h = normal(size_t(n) * hidden), weight = normal(n * used);
-  std::vector<int32_t> chosen(n * used), resident(experts, -1), want(n * used);
-  for (uint32_t e = 0; e < experts; e += 3) resident[e] = e / 3;
-  for (uint32_t i = 0; i < n * used; i++) {
-    chosen[i] = i % 11 == 10 ? -1 : int32_t(random_bits() % experts);
-    want[i] = chosen[i] >= 0 && resident[chosen[i]] >= 0 ? -1 : chosen[i];
+// What a layer's router and the norm behind it take; weights of `copies` layers, so that they come from memory.
+struct Chain {
+  uint32_t n, hidden = 7168, used = 8, experts = 384, copies;
+  Exchange x;
+  float *h, *w, *norm, *sums, *device_sum;
+  int32_t* resident;
+  Router router;
+  Rows out;
+
+  Chain(uint32_t tokens, uint32_t layers) : n(tokens), copies(layers), x(make_exchange(tokens, 7168, 8)) {
+    h = upload(normal(size_t(n) * hidden));
+    w = device<float>(size_t(copies) * experts * hidden);
+    check::fill_normal(w, size_t(copies) * experts * hidden, 0.01f, 4);
+    norm = upload(std::vector<float>(hidden, 1.0f));
+    sums = upload(std::vector<float>(size_t(n) * hidden));
+    device_sum = upload(std::vector<float>(size_t(n) * hidden));
+    std::vector<int32_t> slots(experts, -1);
+    for (uint32_t e = 0; e < experts; e += 3) slots[e] = e / 3;
+    resident = upload(slots);
+    router = {w,
+              DType::F32,
+              upload(normal(experts, 0.05f)),
+              h,
+              n,
+              hidden,
+              experts,
+              used,
+              1,
+              1,
+              true,
+              true,
+              2.5f,
+              device<float>(size_t(n) * experts),
+              device<int32_t>(n * used),
+              device<float>(n * used),
+              upload(std::vector<uint32_t>(experts)),
+              upload(std::vector<uint32_t>(1))};
+    out = make_rows(n, hidden);
+    out.wide = nullptr;
   }
-  uint32_t* arrived = device<uint32_t>(1);
-  MUST(cudaMemset(arrived, 0, 4));
-  float *sums = device<float>(size_t(n) * hidden), *dx = upload(h);
-  MUST(cudaMemset(sums, 0, size_t(n) * hidden * 4));
-  Publish args = {x.view(), dx, upload(chosen), upload(weight), upload(resident), n, hidden, used, 0, arrived};
+
+  enum Form { OnDevice, Apart, Together };
+  // Routes, hands layer `number` over, waits for it and adds.
+  void enqueue(cudaStream_t stream, uint32_t number, Form form) {
+    router.w = w + size_t(number % copies) * experts * hidden;
+    router.hand_over = {};
+    if (form == Together) router.hand_over = {x.view(), number, resident};
+    MUST(route(stream, router));
+    AddNorm add = {sums, nullptr, form == OnDevice ? device_sum : x.view().sum, norm, 1e-6f, n, nullptr, out};
+    if (form == Apart) {
+      MUST(publish(stream,
+                   {x.view(), h, router.chosen, router.weight, resident, n, hidden, used, number, router.arrived}));
+      MUST(await_experts(stream, x.view(), number, 2000));
+    } else if (form == Together) {
+      add.b_after = {x.view(), number, 2000};
+    }
+    MUST(add_norm(stream, add));
+  }
+};
+
+void check_exchange(uint32_t n, uint32_t layers, Chain::Form form) {
+  Chain c(n, 1);
+  const Exchange& x = c.x;
+  MUST(route(nullptr, c.router));
+  const auto h = download(c.h, size_t(n) * c.hidden), weight = download(c.router.weight, n * c.used);
+  auto chosen = download(c.router.chosen, n * c.used);
+  for (int32_t& e : chosen) e = e % 3 == 0 ? -1 : e;
   std::atomic<uint32_t> wrong = 0;
   std::thread ranks([&] {
     for (uint32_t i = 1; i <= layers; i++) {
       while (x.word(0) < i && !x.word(2)) {}
       wrong += memcmp(x.at<float>(x.h()), h.data(), h.size() * 4) != 0;
-      wrong += memcmp(x.at<int32_t>(x.chosen()), want.data(), want.size() * 4) != 0;
+      wrong += memcmp(x.at<int32_t>(x.chosen()), chosen.data(), chosen.size() * 4) != 0;
       wrong += memcmp(x.at<float>(x.weight()), weight.data(), weight.size() * 4) != 0;
       memset(x.at<float>(x.h()), 0, h.size() * 4);
-      for (size_t j = 0; j < size_t(n) * hidden; j++) x.at<float>(x.sum())[j] = float(i);
+      for (size_t j = 0; j < size_t(n) * c.hidden; j++) x.at<float>(x.sum())[j] = float(i);
       x.set(1, i);
     }
   });
-  const Rows out = {hidden, device<float>(size_t(n) * hidden), nullptr, nullptr, nullptr, nullptr};
-  const std::vector<float> ones(hidden, 1.0f);
-  float* norm = upload(ones);
-  for (uint32_t i = 1; i <= layers; i++) {
-    args.number = i;
-    MUST(publish(nullptr, args));
-    MUST(await_experts(nullptr, args.to, i, 2000));
-    MUST(add_norm(nullptr, {sums, nullptr, args.to.sum, norm, 1e-6f, n, nullptr, out}));
-  }
+  for (uint32_t i = 1; i <= layers; i++) c.enqueue(nullptr, i, form);
   MUST(cudaDeviceSynchronize());
   ranks.join();
-  const auto got = download(sums, size_t(n) * hidden);
+  const auto got = download(c.sums, size_t(n) * c.hidden);
   bool good = wrong == 0 && x.word(2) == 0;
   for (float v : got) good &= v == float(layers) * (layers + 1) / 2;
   char name[96];
-  snprintf(name, sizeof name, "publish, await, add: %u layers of %u tokens, %u wrong", layers, n, wrong.load());
+  snprintf(name, sizeof name, "%u layers of %u tokens, %s: %u wrong", layers, n,
+           form == Chain::Apart ? "stages of their own" : "within router and norm", wrong.load());
   expect(good, name);
 
   // Nobody answers: the wait ends, says so, and the next one does not wait again.
   x.set(0, 0);
   x.set(1, 0);
   const auto begin = std::chrono::steady_clock::now();
-  MUST(await_experts(nullptr, args.to, 1, 50));
-  for (uint32_t i = 2; i < 20; i++) MUST(await_experts(nullptr, args.to, i, 50));
+  for (uint32_t i = 1; i < 20; i++) MUST(await_experts(nullptr, x.view(), i, 50));
+  for (uint32_t i = 1; i < 20; i++) c.enqueue(nullptr, i, form);
   MUST(cudaDeviceSynchronize());
   const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  expect(x.word(2) == 1 && ms > 45 && ms < 500, "await gives up after its time, once");
+  expect(x.word(2) == 1 && ms > 45 && ms < 500, "a wait gives up after its time, once");
 }
 
 void time_exchange(uint32_t n, double cpu_us) {
-  const uint32_t hidden = 7168, used = 8, layers = 60;
-  const Exchange x = make_exchange(n, hidden, used);
-  float *h = device<float>(size_t(n) * hidden), *sums = device<float>(size_t(n) * hidden),
-        *weight = device<float>(n * used);
-  int32_t* chosen = device<int32_t>(n * used);
-  MUST(cudaMemset(h, 0, size_t(n) * hidden * 4));
-  MUST(cudaMemset(sums, 0, size_t(n) * hidden * 4));
-  MUST(cudaMemset(weight, 0, n * used * 4));
-  MUST(cudaMemset(chosen, 0, n * used * 4));
-  uint32_t* arrived = device<uint32_t>(1);
-  MUST(cudaMemset(arrived, 0, 4));
-  const std::vector<float> ones(hidden, 1.0f);
-  const Rows out = make_rows(n, hidden);
-  Publish args = {x.view(), h, chosen, weight, nullptr, n, hidden, used, 0, arrived};
-  AddNorm add = {sums, nullptr, args.to.sum, upload(ones), 1e-6f, n, nullptr, out};
-  const auto measure = [&](int what) {  // 0: all; 1: only the norm, of device memory; 2: no norm
+  constexpr uint32_t kLayers = 60;
+  Chain c(n, 28);  // 308 MB: five times the cache
+  const Exchange& x = c.x;
+  const auto measure = [&](Chain::Form form) {
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     MUST(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     MUST(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    AddNorm norm = add;
-    if (what == 1) norm.b = h;
-    for (uint32_t i = 1; i <= layers; i++) {
-      args.number = i;
-      if (what != 1) MUST(publish(stream, args));
-      if (what != 1) MUST(await_experts(stream, args.to, i, 1000));
-      if (what != 2) MUST(add_norm(stream, norm));
-    }
+    for (uint32_t i = 1; i <= kLayers; i++) c.enqueue(stream, i, form);
     MUST(cudaStreamEndCapture(stream, &graph));
     MUST(cudaGraphInstantiate(&exec, graph, 0));
     cudaEvent_t begin, end;
@@ -147,7 +173,7 @@ void time_exchange(uint32_t n, double cpu_us) {
       x.set(0, 0);
       x.set(1, 0);
       std::thread ranks([&] {
-        for (uint32_t i = 1; i <= layers && what != 1; i++) {
+        for (uint32_t i = 1; i <= kLayers && form != Chain::OnDevice; i++) {
           while (x.word(0) < i && !x.word(2)) {}
           if (cpu_us > 0) {
             const auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(int64_t(cpu_us * 1000));
@@ -163,16 +189,16 @@ void time_exchange(uint32_t n, double cpu_us) {
       ranks.join();
       float ms;
       MUST(cudaEventElapsedTime(&ms, begin, end));
-      times.push_back(1000 * ms / layers);
+      times.push_back(1000 * ms / kLayers);
     }
     std::sort(times.begin(), times.end());
     return double(times[times.size() / 2]);
   };
-  const double all = measure(0), norm = measure(1), flags = measure(2);
+  const double alone = measure(Chain::OnDevice), apart = measure(Chain::Apart), together = measure(Chain::Together);
   printf(
-      "exchange n %2u, CPU %3.0f us: layer %.2f us = CPU + norm of device memory (%.2f) + %.2f; without norm CPU + "
-      "%.2f\n",
-      n, cpu_us, all, norm, all - norm - cpu_us, flags - cpu_us);
+      "n %2u, CPU %3.0f us: route and norm %.2f us; beyond them and the CPU: %.2f by stages of their own, %.2f "
+      "within\n",
+      n, cpu_us, alone, apart - alone - cpu_us, together - alone - cpu_us);
 }
 
 }  // namespace
@@ -182,11 +208,13 @@ int main(int count, char** words) {
   cudaDeviceProp properties;
   MUST(cudaGetDeviceProperties(&properties, 0));
   printf("%s\n", properties.name);
-  check_exchange(1, small ? 10 : 2000);
-  check_exchange(5, small ? 10 : 500);
+  for (const Chain::Form form : {Chain::Apart, Chain::Together}) {
+    check_exchange(1, small ? 10 : 2000, form);
+    check_exchange(3, small ? 10 : 500, form);
+    check_exchange(7, small ? 10 : 500, form);
+  }
   if (small) return check::done();
   for (double us : {0.0, 50.0, 400.0}) time_exchange(1, us);
-  time_exchange(4, 0);
-  time_exchange(16, 0);
+  for (uint32_t n : {2u, 4u, 8u, 16u}) time_exchange(n, 0);
   return check::done();
 }

@@ -169,7 +169,7 @@ void times(double peak_gbs) {
   float* bias = device<float>(experts);
   check::fill_normal(w, size_t(kCopies) * experts * hidden, 0.01f, 4);
   check::fill_normal(bias, experts, 0.01f, 5);
-  for (uint32_t n : {1u, 2u, 4u, 8u, 16u, 64u, 128u, 512u, 4096u, 32768u}) {
+  for (uint32_t n : {1u, 2u, 4u, 8u, 16u, 64u, 128u, 256u, 257u, 1024u, 4096u, 32768u}) {
     const RouterCase c = {n, hidden, experts, 8, 1, 1, true, true, DType::F32};
     Router args = make_router(c, w, bias, x);
     const double us = check::microseconds(n > 512 ? 4 : kCopies, [&](cudaStream_t s, int i) {
@@ -211,12 +211,13 @@ int main(int count, char** words) {
   printf("%s\n", properties.name);
   check_router({1, 7168, 384, 8, 1, 1, true, true, DType::F32});
   check_router({4, 7168, 384, 8, 1, 1, true, true, DType::BF16});
+  check_router({2, 8192, 400, 8, 1, 1, true, true, DType::F16});
   check_router({3, 7168, 256, 8, 8, 4, true, true, DType::F32});
   check_router({9, 256, 16, 4, 1, 1, true, true, DType::F32});
   check_router({33, 2048, 64, 6, 1, 1, false, false, DType::F16});
   check_router({5, 5120, 160, 6, 8, 3, false, false, DType::F32});
-  check_router({65, 256, 16, 4, 4, 2, true, true, DType::F32});
-  check_router({130, 2048, 64, 6, 1, 1, true, true, DType::BF16});
+  check_router({257, 256, 16, 4, 4, 2, true, true, DType::F32});
+  check_router({300, 2048, 64, 6, 1, 1, true, true, DType::BF16});
   if (!small) check_router({100, 7168, 384, 8, 1, 1, true, true, DType::F32});
   check_grouping(1, 8, 384, false);
   check_grouping(16, 4, 16, true);
