@@ -1,6 +1,8 @@
 // Attention of prompts: which kernel a device gets, and latents out of their pages.
 #include "prompt_attention.cuh"
 
+#include <algorithm>
+
 namespace perigee::cuda {
 namespace {
 
@@ -17,6 +19,18 @@ __global__ void gather_kernel(const PagedLatents latents, uint32_t sequence, uin
 }
 
 }  // namespace
+
+cudaError_t prompt_order(const PromptAttention& a, PromptOrder* order) {
+  int device, cache_bytes;
+  CUDA_TRY(cudaGetDevice(&device));
+  CUDA_TRY(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
+  // Half of the cache: the other half is for queries and outputs, which pass through it.
+  const uint64_t head_bytes = sizeof(bf16) * a.keys * (a.nope_dim + a.value_dim);
+  const uint64_t heads_that_fit = cache_bytes / 2 / std::max<uint64_t>(head_bytes, 1);
+  *order = {(a.n + kQueries - 1) / kQueries, a.heads,
+            static_cast<uint32_t>(std::clamp<uint64_t>(heads_that_fit, 1, a.heads))};
+  return cudaSuccess;
+}
 
 cudaError_t prepare_latent_attention(int device);  // latent_attention.cu
 

@@ -24,11 +24,7 @@ cudaError_t prepare_prompt_wgmma();
 struct PromptOrder {
   uint32_t tiles, heads, group;
 };
-inline PromptOrder prompt_order(const PromptAttention& a, uint64_t cache_bytes) {
-  const uint64_t head_bytes = sizeof(bf16) * a.keys * (a.nope_dim + a.value_dim);
-  const uint64_t fit = cache_bytes / (head_bytes ? head_bytes : 1);
-  return {(a.n + kQueries - 1) / kQueries, a.heads, static_cast<uint32_t>(fit < 1 ? 1 : fit > a.heads ? a.heads : fit)};
-}
+cudaError_t prompt_order(const PromptAttention& args, PromptOrder* order);
 struct PromptTile {
   uint32_t head, first_row;
 };

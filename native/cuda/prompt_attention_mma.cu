@@ -175,10 +175,8 @@ cudaError_t prepare_prompt_mma() {
 }
 
 cudaError_t attend_prompt_mma(cudaStream_t stream, const PromptAttention& a) {
-  int device, cache_bytes;
-  CUDA_TRY(cudaGetDevice(&device));
-  CUDA_TRY(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
-  const PromptOrder order = prompt_order(a, cache_bytes / 2);
+  PromptOrder order;
+  CUDA_TRY(prompt_order(a, &order));
   CUDA_TRY(launch({order.tiles * a.heads, kThreads, kSharedBytes, stream}, prompt_mma_kernel, a, order));
   return cudaSuccess;
 }

@@ -263,10 +263,8 @@ bool prompt_wgmma_serves(const PromptAttention& a) {
 }
 
 cudaError_t attend_prompt_wgmma(cudaStream_t stream, const PromptAttention& a) {
-  int device, cache_bytes;
-  CUDA_TRY(cudaGetDevice(&device));
-  CUDA_TRY(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
-  const PromptOrder order = prompt_order(a, cache_bytes / 2);
+  PromptOrder order;
+  CUDA_TRY(prompt_order(a, &order));
   Maps maps;
   CUDA_TRY(map_heads(&maps.q, a.q, kNope + kRope, a.heads, a.n, 64));
   CUDA_TRY(map_heads(&maps.k_nope, a.k_nope, kNope, a.heads, a.keys, kKeys));
