@@ -1,5 +1,5 @@
 /** What `perigee bench` says: speeds, where the time goes, and the share of what the hardware could do. */
-import type { Runtime } from '../runtime/runtime.ts';
+import type { ModelConfig } from '../model/config.ts';
 import type { Plan } from '../select/select.ts';
 import type { BenchOptions } from './bench.ts';
 import type { MachineLimits } from './machine-limits.ts';
@@ -13,8 +13,10 @@ export interface Speeds {
 }
 
 export interface BenchResult {
-  readonly runtime: Pick<Runtime, 'backend' | 'isa' | 'threads' | 'config'>;
+  readonly config: ModelConfig;
   readonly plan: Plan;
+  /** What the runtime measured and decided at start. */
+  readonly notes: readonly string[];
   readonly speeds: Speeds;
   /** How often each speed was measured; they are medians. */
   readonly rounds: number;
@@ -64,9 +66,9 @@ interface Derived {
 }
 
 function jsonOf(result: BenchResult, { weightRate, share, projection }: Derived): unknown {
-  const { runtime, plan, speeds, bytes, machine, deviceGbPerSecond } = result;
+  const { config, plan, speeds, bytes, machine, deviceGbPerSecond } = result;
   const { prefill, decode } = speeds;
-  const { backend, isa, threads, config } = runtime;
+  const { backend, isa, threads } = plan;
   return {
     model: config.name,
     backend,
@@ -94,11 +96,12 @@ function jsonOf(result: BenchResult, { weightRate, share, projection }: Derived)
 }
 
 function printReport(result: BenchResult, { weightRate, share, projection }: Derived): void {
-  const { runtime, plan, speeds, rounds, bytes, machine, deviceGbPerSecond } = result;
+  const { config, plan, notes, speeds, rounds, bytes, machine, deviceGbPerSecond } = result;
   const { prefill, decode } = speeds;
-  const { backend, isa, threads, config } = runtime;
+  const { backend, isa, threads } = plan;
   note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
   if (plan.devices !== null) note(plan.placement);
+  for (const line of notes) note(line);
   const limit = plan.devices === null ? 'read bandwidth' : 'the roofline';
   const percent = share === null ? '' : `, ${(100 * share).toFixed(0)} % of ${limit}`;
   print(`prefill  ${prefill.tokens} tokens  ${perSecond(prefill).toFixed(1)} tokens/s`);
@@ -126,8 +129,7 @@ interface Projection {
 }
 
 /** The whole Kimi K2 on this machine, if its memory held it; null where no MoE layer was measured. */
-function projectKimiK2({ runtime, speeds, plan }: BenchResult, { mix }: BenchOptions): Projection | null {
-  const { config } = runtime;
+function projectKimiK2({ config, speeds, plan }: BenchResult, { mix }: BenchOptions): Projection | null {
   const project = (speed: Measured) => projectTimes(plan.devices === null ? speed : waitingForRanks(speed), config);
   const times = { prefill: project(speeds.prefill), decode: project(speeds.decode) };
   if (times.prefill === null || times.decode === null) return null;

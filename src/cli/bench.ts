@@ -53,10 +53,10 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
   const model = await benchModel(argument, options);
   const sized = { ...options, context: Math.max(options.prefill, options.decode) };
   const measured = await withLoaded(model, sized, 'loading', async ({ runtime, plan }) => {
-    const { backend, isa, threads, config } = runtime;
-    return { speeds: await measure(runtime, options), plan, runtime: { backend, isa, threads, config } };
+    const { config, notes = [] } = runtime;
+    return { speeds: await measure(runtime, options), plan, config, notes };
   });
-  const { plan, runtime } = measured;
+  const { plan, config, notes } = measured;
   // A GPU runs answers as graphs, which tell nothing of their parts: those are timed in a run of their own.
   const speeds =
     plan.devices === null
@@ -66,11 +66,12 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
         );
   const [part] = plan.devices?.parts ?? [];
   reportBench(options, {
-    runtime,
+    config,
     plan,
+    notes,
     speeds,
     rounds,
-    bytes: tokenBytes(runtime.config, modelTensors(model.gguf, runtime.config), plan),
+    bytes: tokenBytes(config, modelTensors(model.gguf, config), plan),
     // After the model is gone: measuring takes memory and all cores.
     machine: plan.ranks === null ? null : await measureMachine(plan),
     deviceGbPerSecond: part === undefined ? null : measureDevice(part.device),

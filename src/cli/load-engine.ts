@@ -144,7 +144,7 @@ export async function loadEngine(
   const shared = { ...options, maxBatchSize: options.maxBatchSize ?? defaultBatchSize };
   const { runtime, plan } = await loadModel(await openModel(options.model, options), shared, onProgress);
   const { backend, isa, threads, memory } = plan;
-  const reasons = [...plan.reasons, ...renderMemoryTables(memory).split('\n')];
+  const reasons = [...plan.reasons, ...(runtime.notes ?? []), ...renderMemoryTables(memory).split('\n')];
   const constraints = createConstraints({ tokenizer: options.model });
   return { runtime, selection: { backend, isa, threads, reasons }, constraints };
 }
