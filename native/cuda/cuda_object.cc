@@ -82,6 +82,11 @@ Napi::Value cuda_work_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
+// (device) -> GB a second, or 0
+Napi::Value measure_device(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), measure_copies(info[0].As<Napi::Number>().Int32Value()));
+}
+
 }  // namespace
 
 Napi::Function CudaObject::define(Napi::Env env) {
@@ -398,6 +403,7 @@ namespace perigee {
 void define_cuda(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaSupport", Napi::Function::New(env, cuda::cuda_support, "cudaSupport"));
   exports.Set("cudaWorkBytes", Napi::Function::New(env, cuda::cuda_work_bytes, "cudaWorkBytes"));
+  exports.Set("measureDevice", Napi::Function::New(env, cuda::measure_device, "measureDevice"));
   exports.Set("CudaEngine", cuda::CudaObject::define(env));
 }
 

@@ -2,6 +2,10 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
+#include "buffers.h"
+
 namespace perigee::cuda {
 
 namespace {
@@ -23,7 +27,43 @@ bool describe(int index, DeviceInfo* to) {
   return true;
 }
 
+constexpr uint64_t kCopiedBytes = uint64_t{1} << 30;  // far more than any second-level cache
+constexpr int kCopies = 8;
+
+cudaError_t time_copies(DeviceMemory& memory, cudaEvent_t begin, cudaEvent_t end, double* best) {
+  uint8_t *from, *to;
+  CUDA_TRY(memory.take(kCopiedBytes, &from));
+  CUDA_TRY(memory.take(kCopiedBytes, &to));
+  // Not zeros, which copy faster than weights do.
+  CUDA_TRY(cudaMemset(from, 0x5a, kCopiedBytes));
+  for (int i = 0; i < kCopies; i++) {
+    float milliseconds = 0;
+    CUDA_TRY(cudaEventRecord(begin));
+    CUDA_TRY(cudaMemcpyAsync(to, from, kCopiedBytes, cudaMemcpyDeviceToDevice));
+    CUDA_TRY(cudaEventRecord(end));
+    CUDA_TRY(cudaEventSynchronize(end));
+    CUDA_TRY(cudaEventElapsedTime(&milliseconds, begin, end));
+    *best = std::max(*best, 2.0 * kCopiedBytes / milliseconds * 1e-6);
+  }
+  return cudaSuccess;
+}
+
 }  // namespace
+
+double measure_copies(int index) {
+  double best = 0;
+  cudaEvent_t begin = nullptr, end = nullptr;
+  if (cudaSetDevice(index) == cudaSuccess && cudaEventCreate(&begin) == cudaSuccess &&
+      cudaEventCreate(&end) == cudaSuccess) {
+    DeviceMemory memory;
+    time_copies(memory, begin, end, &best);
+  }
+  if (end) cudaEventDestroy(end);
+  if (begin) cudaEventDestroy(begin);
+  take_failure();
+  cudaGetLastError();
+  return best;
+}
 
 std::string find_devices(std::vector<DeviceInfo>& to) {
   int driver = 0, count = 0;

@@ -18,4 +18,8 @@ struct DeviceInfo {
 // Why there are none, '' when there are. Devices that no kernel of this build runs on are left out.
 std::string find_devices(std::vector<DeviceInfo>& to);
 
+// GB a second that copies within the memory of device `index` read and write, both counted: what its kernels are measured
+// against. 0 where there is no room to measure.
+double measure_copies(int index);
+
 }  // namespace perigee::cuda

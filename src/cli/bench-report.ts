@@ -54,7 +54,7 @@ export function reportBench(options: BenchOptions, result: BenchResult): void {
   if (options.json) printJson(jsonOf(result, { weightRate, share, projection }));
   else printReport(result, { weightRate, share, projection });
   if (plan.devices !== null && deviceGbPerSecond === null) {
-    note("the share of the GPU's roofline is left out: this build does not measure device memory");
+    note("the share of the GPU's roofline is left out: device memory had no room to be measured");
   }
 }
 

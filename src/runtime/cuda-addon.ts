@@ -95,13 +95,13 @@ export interface CudaAddon {
   /** Bytes of device memory of one part beside its weights: pages, activations, work space. */
   cudaWorkBytes(options: CudaEngineOptions, part: number): number;
   readonly CudaEngine: new (options: CudaEngineOptions) => CudaEngine;
-  /** GB a second that copying within the device's memory reads and writes, both counted; takes a moment. */
-  measureDevice?(device: number): number;
+  /** GB a second that copying within the device's memory reads and writes, both counted; 0 where it has no room for it. */
+  measureDevice(device: number): number;
 }
 
-/** GB a second of a device's memory, read and written; null where the addon does not measure it. */
+/** GB a second of a device's memory, read and written; null where there is no room to measure it. */
 export function measureDevice(device: number): number | null {
-  return (nativeAddon() as Partial<CudaAddon>).measureDevice?.(device) ?? null;
+  return cudaAddon('cuda').measureDevice(device) || null;
 }
 
 /** The GPUs the addon finds here, or why there are none. */
