@@ -218,7 +218,7 @@ int main(int count, char** arguments) {
     check_attention(attend, k2, "K2, nobody sees", 70, 64, -100);
     if (small) continue;
     check_attention(attend, k2, "K2", 1000, 1000, 0);
-    check_attention(attend, k2, "K2", 300, 3333, 3033);
+    check_attention(attend, k2, "K2", 300, 1777, 1477);
   }
   check_attention(attend_prompt, kNano, "Nano", 77, 177, 100);
   check_attention(attend_prompt, kOdd, "96/32/64", 130, 141, 11);
