@@ -21,15 +21,21 @@ __device__ inline uint64_t nanoseconds() {
   return now;
 }
 
-// Called by a whole warp: lane 1 looks at `failed`, the others at `done`.
+// Called by a whole warp. Every look is a read over the bus that the CPU's own accesses to the word wait for: `failed` is
+// looked at first and then seldom.
 __device__ inline void await_done(const Await& wait) {
+  constexpr uint32_t kSeldom = 64;
   const uint64_t begin = nanoseconds(), most = uint64_t(wait.milliseconds) * 1'000'000;
-  const bool looks_at_failed = threadIdx.x % 32 == 1;
-  for (;;) {
-    const uint32_t word = acquire(looks_at_failed ? wait.exchange.failed : wait.exchange.done);
-    if (__any_sync(~0u, looks_at_failed ? word != 0 : word >= wait.number)) return;
+  const uint32_t lane = threadIdx.x % 32;
+  for (uint32_t look = 0;; look++) {
+    bool over = false;
+    if (lane == 0 || (lane == 1 && look % kSeldom == 0)) {
+      const uint32_t word = acquire(lane == 0 ? wait.exchange.done : wait.exchange.failed);
+      over = lane == 0 ? word >= wait.number : word != 0;
+    }
+    if (__any_sync(~0u, over)) return;
     if (__any_sync(~0u, nanoseconds() - begin > most)) {
-      if (threadIdx.x % 32 == 0) release(wait.exchange.failed, 1);
+      if (lane == 0) release(wait.exchange.failed, 1);
       return;
     }
     __nanosleep(20);

@@ -8,6 +8,9 @@ namespace {
 constexpr uint32_t kMostGroups = 512;
 constexpr int kSortWarps = 32, kAtOnce = 8;  // kAtOnce: rounds whose loads are in flight together
 
+// Where the count of a warp's group lies. Neighbouring groups lie in different banks: a warp counts 32 groups at once.
+__device__ uint32_t entry(uint32_t group, uint32_t warp) { return group * kSortWarps + (warp + group) % kSortWarps; }
+
 // The group of slot s, or -1.
 __device__ int32_t group_at(const Groups& args, uint32_t s, uint32_t end) {
   if (s >= end) return -1;
@@ -35,7 +38,7 @@ __global__ void __launch_bounds__(32 * kSortWarps) group_kernel(const Groups arg
     for (int i = 0; i < kAtOnce; i++) groups[i] = group_at(args, s + 32 * i + lane, end);
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++)
-      if (groups[i] >= 0) atomicAdd(&places[groups[i] * kSortWarps + warp], 1);
+      if (groups[i] >= 0) atomicAdd(&places[entry(groups[i], warp)], 1);
   }
   __syncthreads();
 
@@ -43,7 +46,7 @@ __global__ void __launch_bounds__(32 * kSortWarps) group_kernel(const Groups arg
   const uint32_t own = (entries + blockDim.x - 1) / blockDim.x, first = min(threadIdx.x * own, entries),
                  behind = min(first + own, entries);
   int32_t sum = 0;
-  for (uint32_t i = first; i < behind; i++) sum += places[i];
+  for (uint32_t i = first; i < behind; i++) sum += places[entry(i / kSortWarps, i % kSortWarps)];
   int32_t before = sum;  // inclusive over the warp's threads
   for (uint32_t lanes = 1; lanes < 32; lanes *= 2) {
     const int32_t lower = __shfl_up_sync(~0u, before, lanes);
@@ -54,8 +57,9 @@ __global__ void __launch_bounds__(32 * kSortWarps) group_kernel(const Groups arg
   before -= sum;
   for (uint32_t w = 0; w < warp; w++) before += of_warps[w];
   for (uint32_t i = first; i < behind; i++) {
-    const int32_t count = places[i];
-    places[i] = before;
+    int32_t& place = places[entry(i / kSortWarps, i % kSortWarps)];
+    const int32_t count = place;
+    place = before;
     if (i % kSortWarps == 0) args.begin[i / kSortWarps] = before;
     before += count;
   }
@@ -72,9 +76,9 @@ __global__ void __launch_bounds__(32 * kSortWarps) group_kernel(const Groups arg
       const int32_t group = groups[i];
       const uint32_t equals = __match_any_sync(~0u, group), rank = __popc(equals & ((1u << lane) - 1));
       int32_t place = -1;
-      if (group >= 0) place = places[group * kSortWarps + warp] + static_cast<int32_t>(rank);
+      if (group >= 0) place = places[entry(group, warp)] + static_cast<int32_t>(rank);
       __syncwarp();
-      if (group >= 0 && rank == 0) places[group * kSortWarps + warp] += __popc(equals);
+      if (group >= 0 && rank == 0) places[entry(group, warp)] += __popc(equals);
       __syncwarp();
       if (slot < end) args.slot_of[slot] = place;
       if (place >= 0) args.token_of[place] = static_cast<int32_t>(slot / args.used);

@@ -8,7 +8,7 @@
 namespace perigee::cuda {
 namespace {
 
-constexpr uint32_t kMostWaiting = 4;  // rows whose blocks wait for the CPU by themselves
+constexpr uint32_t kMostWaiting = 2;  // rows whose blocks wait for the CPU by themselves
 
 __device__ float4 add(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
@@ -31,8 +31,9 @@ __global__ void __launch_bounds__(1024) add_norm_kernel(const AddNorm args) {
     if (args.a) a[p] = load_or_zero(args.a + at, column, cols);
   }
   if (args.b_after.number) {
-    if (threadIdx.x < 32) await_done(args.b_after);
-    __syncthreads();
+    // One warp alone looks: every look is a read over the bus.
+    if (part == 0 && threadIdx.x < 32) await_done(args.b_after);
+    meet_parts<kParts>();
   }
   if (args.b) {
     // Never from a cache: the CPU may have written it since an earlier step read the same address.

@@ -26,6 +26,15 @@ __device__ inline float4 load_or_zero(const float* row, uint32_t column, uint32_
   return column < cols ? *reinterpret_cast<const float4*>(row + column) : float4{0, 0, 0, 0};
 }
 
+// Meets all threads of the blocks of a cluster.
+template <uint32_t kParts>
+__device__ inline void meet_parts() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kParts > 1) return cooperative_groups::this_cluster().sync();
+#endif
+  __syncthreads();
+}
+
 // The sum over the blocks of a cluster, one a part of the row, in their order; `own` is the same in all threads of a block.
 template <uint32_t kParts>
 __device__ inline float sum_of_parts(float own) {
