@@ -2,10 +2,12 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cudaSupport } from '../../src/runtime/cuda-addon.ts';
 import { nativeSupport } from '../../src/runtime/native-addon.ts';
 import { perigee } from './run-command.ts';
 
 const native = nativeSupport();
+const cuda = cudaSupport();
 
 let folder: string;
 beforeAll(async () => {
@@ -21,7 +23,7 @@ describe('exit codes', () => {
     ['an unknown command', ['fly']],
     ['an unknown option', ['doctor', '--fly']],
     ['a bad number', ['doctor', '--threads', 'two']],
-    ['a backend that is not there', ['doctor', '--backend', 'cuda']],
+    ['a backend that is not there', ['doctor', '--backend', 'tpu']],
     ['optimize rules that are not there', ['doctor', '--optimize-config-path', 'nowhere.yaml']],
     ['optimize rules that are none', ['doctor', '--optimize-config-path', 'package.json']],
     ['a kernel set that is not there', ['doctor', '--isa', 'mmx']],
@@ -34,6 +36,18 @@ describe('exit codes', () => {
     expect(result.stderr).toMatch(/\w+ \w+/);
     expect(result.stderr).not.toMatch(/^\s+at /m);
   });
+
+  it.for(['cuda', 'hybrid'])(
+    'are 2 for --backend %s where there is no GPU, with the reason',
+    async (backend, { skip }) => {
+      if (cuda.available) skip('this machine has a GPU');
+      for (const command of [['doctor'], ['run', 'Hello'], ['bench', '--shape', 'tiny']]) {
+        const { code, stdout, stderr } = await perigee([...command, '--backend', backend]);
+        expect([code, stdout]).toEqual([2, '']);
+        expect(stderr).toContain(cuda.available ? '' : cuda.why);
+      }
+    },
+  );
 
   it('are 0 for --help and --version', async () => {
     expect((await perigee(['--help'])).code).toBe(0);
@@ -125,10 +139,11 @@ describe('doctor', () => {
     expect(of('native')).toEqual(['amx', 'avx512', 'avx2', 'neon', 'scalar']);
     expect(of('wasm')).toEqual(['relaxed', 'simd128', 'scalar']);
     const chosen = kernels.find(
-      (each: { backend: string; isa: string }) => each.backend === plan.backend && each.isa === plan.isa,
+      (each: { backend: string; isa: string }) => each.backend === plan.ranks && each.isa === plan.isa,
     );
-    expect(chosen.lacking).toBeNull();
-    expect(plan.backend).toBe(native.available && native.isas[0] !== 'scalar' ? 'native' : 'wasm');
+    expect(chosen?.lacking ?? null).toBeNull();
+    const onCpu = native.available && native.isas[0] !== 'scalar' ? 'native' : 'wasm';
+    expect(plan.backend).toBe(cuda.available ? 'cuda' : onCpu);
     const text = (await perigee(['doctor'])).stdout;
     for (const reason of plan.reasons) expect(text).toContain(reason);
     expect(text).toMatch(/^wasm +relaxed +ready$/m);

@@ -3,6 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { cudaSupport } from '../../src/runtime/cuda-addon.ts';
 import { nativeSupport } from '../../src/runtime/native-addon.ts';
 import { perigee } from '../cli/run-command.ts';
 
@@ -52,6 +53,18 @@ describe('perigee conform', () => {
     expect(stdout).toContain('wasm agrees with wasm: equal bits at every tap of every layer');
   });
 
+  it('holds a GPU to bands, and a hybrid of it with either kind of ranks', async ({ skip }) => {
+    const cuda = cudaSupport();
+    if (!cuda.available) skip(cuda.why);
+    const backends = 'native,cuda,hybrid,hybrid:relaxed';
+    const { code, stdout } = await perigee(['conform', '--backends', backends, '--json']);
+    const { candidates } = JSON.parse(stdout);
+    for (const { name, band, first } of candidates) {
+      expect({ name, band, first }).toEqual({ name, band: expect.stringContaining('NMSE'), first: null });
+    }
+    expect([code, candidates.length]).toEqual([0, 3]);
+  });
+
   it('runs given token ids', async () => {
     const file = join(folder, 'tokens.json');
     await writeFile(file, '[7, 8, 9]');
@@ -62,7 +75,7 @@ describe('perigee conform', () => {
   it.each([
     ['one backend only', ['--backends', 'wasm']],
     ['a backend that does not exist', ['--backends', 'wasm,abacus']],
-    ['a backend this build has not', ['--backends', 'wasm,cuda']],
+    ['kernels that a GPU has not', ['--backends', 'wasm,cuda:avx2']],
     ['kernels of another backend', ['--backends', 'wasm,wasm:avx2']],
     ['an empty prompt', ['--backends', 'wasm,wasm', '--prompt', '']],
     ['several prompts', ['--backends', 'wasm,wasm', '--tokens', '-'], '[[1, 2], [3]]'],
