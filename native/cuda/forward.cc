@@ -52,12 +52,25 @@ cudaError_t tap(Part& p, const Step& s, Tap tap, uint32_t layer, const void* fro
   return cudaSuccess;
 }
 
+void forget_pending(Part& p) {
+  p.pending = p.pending_of_ranks = nullptr;
+  p.pending_wait = {};
+}
+
+cudaError_t await_pending(Part& p) {
+  if (p.pending_wait.number == 0) return cudaSuccess;
+  const Await wait = p.pending_wait;
+  p.pending_wait = {};
+  return await_experts(p.stream, wait.exchange, wait.number, wait.milliseconds);
+}
+
 // x += what is pending, h = RMSNorm(x).
 cudaError_t norm(Part& p, const Step& s, const float* weight) {
   Rows h = forms_for(p.b.h, s.n);
   if (s.streaming || s.n > kFewRows) h.wide = p.b.h.wide;  // for routed experts
-  const AddNorm args = {p.b.x, p.pending, p.pending_of_ranks, weight, p.options.config.rms_eps, s.n, nullptr, h};
-  p.pending = p.pending_of_ranks = nullptr;
+  const AddNorm args = {p.b.x,   p.pending, p.pending_of_ranks, weight, p.options.config.rms_eps, s.n,
+                        nullptr, h,         p.pending_wait};
+  forget_pending(p);
   return add_norm(p.stream, args);
 }
 
@@ -65,8 +78,9 @@ cudaError_t norm(Part& p, const Step& s, const float* weight) {
 cudaError_t add_pending(Part& p, const Step& s) {
   const uint64_t count = uint64_t{s.n} * p.options.config.hidden;
   if (p.pending) CUDA_TRY(add_to(p.stream, p.pending, count, p.b.x));
+  CUDA_TRY(await_pending(p));
   if (p.pending_of_ranks) CUDA_TRY(add_to(p.stream, p.pending_of_ranks, count, p.b.x));
-  p.pending = p.pending_of_ranks = nullptr;
+  forget_pending(p);
   return cudaSuccess;
 }
 
@@ -277,7 +291,11 @@ cudaError_t dense_ffn(Part& p, const Step& s, uint32_t layer) {
   return p.mark(Stage::Dense);
 }
 
-cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer) {
+// Many tokens ask for most experts: a resident few would not spare the ranks much, so those do all.
+bool ranks_leave_residents(const Layer& w, const Step& s) { return w.resident > 0 && s.n <= kFewRows; }
+
+// Chooses, and hands MoE layer `number` over to the ranks; 0: they take no part.
+cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t number) {
   const ModelConfig& c = p.options.config;
   const Layer& w = p.layer(layer);
   Router args = {};
@@ -299,20 +317,10 @@ cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer) {
   args.weight = p.b.weight;
   args.counts = p.b.counts + uint64_t{layer - p.range.begin} * c.experts;
   args.arrived = p.b.arrived;
+  if (number > 0) args.hand_over = {*p.exchange, number, ranks_leave_residents(w, s) ? w.slot_of : nullptr};
   CUDA_TRY(route(p.stream, args));
   CUDA_TRY(tap(p, s, Tap::RouterScores, layer, p.b.scores));
   return tap(p, s, Tap::RouterChoices, layer, p.b.chosen);
-}
-
-// Many tokens ask for most experts: a resident few would not spare the ranks much, so those do all.
-bool ranks_leave_residents(const Layer& w, const Step& s) { return w.resident > 0 && s.n <= kFewRows; }
-
-cudaError_t ask_ranks(Part& p, const Step& s, uint32_t layer, uint32_t number) {
-  const ModelConfig& c = p.options.config;
-  const Layer& w = p.layer(layer);
-  return publish(
-      p.stream, {*p.exchange, p.b.h.f32, p.b.chosen, p.b.weight, ranks_leave_residents(w, s) ? w.slot_of : nullptr, s.n,
-                 c.hidden, c.experts_used, number, p.b.arrived + 1});
 }
 
 // delta = the routed experts that the device computes; false in `any` when there are none.
@@ -339,8 +347,7 @@ cudaError_t moe_ffn(Part& p, const Step& s, uint32_t layer) {
   const uint32_t number = layer - c.dense_layers + 1;
   const bool by_ranks = p.exchange && !s.streaming;
   CUDA_TRY(norm(p, s, w[Vector::FfnNorm]));
-  CUDA_TRY(choose_experts(p, s, layer));
-  if (by_ranks) CUDA_TRY(ask_ranks(p, s, layer, number));
+  CUDA_TRY(choose_experts(p, s, layer, by_ranks ? number : 0));
   CUDA_TRY(p.mark(Stage::Router));
   bool any = false;
   CUDA_TRY(routed_experts(p, s, layer, &any));
@@ -350,7 +357,9 @@ cudaError_t moe_ffn(Part& p, const Step& s, uint32_t layer) {
     any = true;
   }
   CUDA_TRY(p.mark(Stage::ExpertsOut));
-  if (by_ranks) CUDA_TRY(await_experts(p.stream, *p.exchange, number, p.options.wait_milliseconds));
+  if (by_ranks) p.pending_wait = {*p.exchange, number, p.options.wait_milliseconds};
+  // Otherwise the next norm waits, which is sooner.
+  if (p.options.profile || p.options.limits.taps) CUDA_TRY(await_pending(p));
   CUDA_TRY(p.mark(Stage::Wait));
   p.pending = any ? p.b.delta : nullptr;
   p.pending_of_ranks = by_ranks ? p.exchange->sum : nullptr;
@@ -383,7 +392,7 @@ cudaError_t head(Part& p, const Step& s, float* logits) {
 
 cudaError_t forward(Part& p, const Step& s, float* logits) {
   const ModelConfig& c = p.options.config;
-  p.pending = p.pending_of_ranks = nullptr;
+  forget_pending(p);
   CUDA_TRY(p.mark(Stage::Count));
   if (p.first()) {
     CUDA_TRY(look_up(p.stream, p.token_embd.type, p.token_embd.packed, c.hidden, p.input(p.inputs.tokens), s.n, p.b.x));

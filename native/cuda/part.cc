@@ -84,7 +84,7 @@ void lay_out_networks(Carver& carver, const ModelOptions& options, uint32_t laye
   b.chosen = carver.take<int32_t>(t * c.experts_used);
   b.weight = carver.take<float>(t * c.experts_used);
   b.counts = carver.take<uint32_t>(uint64_t{layers} * c.experts);
-  b.arrived = carver.take<uint32_t>(2);
+  b.arrived = carver.take<uint32_t>(1);
   b.mid = take_rows(carver, widest, rows, quantized(l));
   if (l.batch_tokens > kFewRows) {
     b.gate = carver.take<float>(uint64_t{rows} * widest);

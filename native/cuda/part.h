@@ -72,7 +72,7 @@ struct Buffers {
   int32_t* chosen;          // [T][used]
   float* weight;            // [T][used]
   uint32_t* counts;         // [layers][experts]
-  uint32_t* arrived;        // [2] zeros
+  uint32_t* arrived;        // [1] zero
   Rows mid;                 // [B] of the widest network
   float *gate, *up;         // [B][widest]
   Rows expert_mid;          // [F * used] of expert_width
@@ -135,6 +135,7 @@ class Part {
   cudaEvent_t done = nullptr;  // the step's work is done
   // What the stages so far leave to be added to the residual, by the next norm.
   const float *pending = nullptr, *pending_of_ranks = nullptr;
+  Await pending_wait = {};  // before pending_of_ranks can be read
 
  private:
   cudaError_t upload_vectors(const std::vector<float>* vectors);
