@@ -1,15 +1,27 @@
 /** What ranks of routed experts must do, native or WASM: a device, played here by Atomics, hands them layers. */
 import { createHash } from 'node:crypto';
-import { openSync, readSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Piscina } from 'piscina';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { modelTensors } from '../../src/model/tensors.ts';
+import type { ModelConfig } from '../../src/model/config.ts';
+import { type LayerTensors, modelTensors } from '../../src/model/tensors.ts';
 import { coreFile } from '../../src/runtime/assets.ts';
 import { type ExpertRanks, startNativeExperts, startWasmExperts } from '../../src/runtime/expert-ranks.ts';
+import { loadRuntime } from '../../src/runtime/load.ts';
 import { nativeSupport } from '../../src/runtime/native-addon.ts';
 import { memoryLimit } from '../../src/runtime/place.ts';
+import { type CoreExports, instantiate, sharedMemory } from '../../wasm/core.ts';
 import { type HandedLayer, handedLayers, playDevice, wordsOf } from './fake-device.ts';
-import { relativeError, syntheticTestModel, type TestModel } from './models.ts';
+import {
+  openTestModel,
+  promptLogits,
+  relativeError,
+  someTokens,
+  syntheticTestModel,
+  type TestModel,
+} from './models.ts';
 
 const pools: Piscina[] = vi.hoisted(() => []);
 vi.mock('piscina', async (original) => {
@@ -202,4 +214,79 @@ it('expert ranks in WebAssembly fail the step and tell the device when a worker 
   await refused;
   expect(Atomics.load(wordsOf(ranks), ranks.offsets.failed / 4)).toBe(1);
   await expect(ranks.run(1)).rejects.toMatchObject({ code: 'ENGINE_FAILED' });
+});
+
+/** The model with attention and shared experts that add nothing, so that what a MoE layer gets and gives can be told from taps. */
+async function onlyRouted(model: TestModel): Promise<TestModel> {
+  const [source] = model.gguf.files;
+  const path = join(mkdtempSync(join(tmpdir(), 'perigee-routed-')), 'model.gguf');
+  const bytes = readFileSync(source?.path as string);
+  for (const layer of modelTensors(model.gguf, model.config).layers) {
+    for (const tensor of [layer.attn_output, layer.ffn_down_shexp])
+      if (tensor) bytes.fill(0, tensor.offset, tensor.offset + tensor.bytes);
+  }
+  writeFileSync(path, bytes);
+  return openTestModel(path);
+}
+
+/** RMSNorm of each row by the core's own kernel. */
+async function normed(x: Float32Array, weight: Float32Array, eps: number): Promise<Float32Array> {
+  const memory = sharedMemory(4 << 20);
+  const core = instantiate(await WebAssembly.compile(readFileSync(coreFile('simd128'))), memory) as CoreExports & {
+    probe_rms_norm(kernels: number, x: number, weight: number, eps: number, n: number, y: number): void;
+  };
+  const [at, row] = [2 << 20, weight.byteLength];
+  const floats = (offset: number) => new Float32Array(memory.buffer, at + offset, weight.length);
+  floats(row).set(weight);
+  const y = new Float32Array(x.length);
+  for (let begin = 0; begin < x.length; begin += weight.length) {
+    floats(0).set(x.subarray(begin, begin + weight.length));
+    core.probe_rms_norm(core.isa_kernels(0), at, at + row, eps, weight.length, at + 2 * row);
+    y.set(floats(2 * row), begin);
+  }
+  return y;
+}
+
+/** Weights of the chosen experts as engine/router.cc computes them. */
+function routedWeights(config: ModelConfig, scores: Float32Array, chosen: Int32Array): Float32Array {
+  const weights = Float32Array.from(
+    chosen,
+    (expert, s) => scores[Math.floor(s / config.expertsUsed) * config.experts + expert] as number,
+  );
+  for (let begin = 0; begin < weights.length; begin += config.expertsUsed) {
+    const own = weights.subarray(begin, begin + config.expertsUsed);
+    const divisor = Math.fround(own.reduce((sum, weight) => Math.fround(sum + weight), 0) + Math.fround(1e-20));
+    own.forEach((weight, k) => {
+      const share = config.normalizeWeights ? Math.fround(weight / divisor) : weight;
+      own[k] = Math.fround(share * Math.fround(config.weightScale));
+    });
+  }
+  return weights;
+}
+
+it.each([1, 20])('expert ranks give the bits that a whole model gives %i tokens', async (tokens) => {
+  const model = await onlyRouted(await syntheticTestModel({ shape: 'tiny', mix: 'q4_k_m' }));
+  const { config } = model;
+  const runtime = await loadRuntime({ ...model, backend: 'wasm', threads: 2, taps: true });
+  await promptLogits(runtime, someTokens(tokens, config.vocabulary));
+  const { layers: tensors } = modelTensors(model.gguf, config);
+  const file = readFileSync(model.gguf.files[0]?.path as string);
+  const layers: HandedLayer[] = [];
+  const given: Float32Array[] = [];
+  for (let layer = config.denseLayers; layer < config.layers; layer++) {
+    const x = layer === 0 ? runtime.tap('embedding', 0) : runtime.tap('residual', layer - 1);
+    const { offset, bytes } = (tensors[layer] as LayerTensors).ffn_norm;
+    const norm = new Float32Array(Uint8Array.from(file.subarray(offset, offset + bytes)).buffer);
+    const chosen = runtime.tap('router-choices', layer) as Int32Array;
+    const scores = runtime.tap('router-scores', layer) as Float32Array;
+    const h = await normed(x as Float32Array, norm, config.rmsEps);
+    layers.push({ h, chosen, weight: routedWeights(config, scores, chosen) });
+    given.push(runtime.tap('feed-forward', layer) as Float32Array);
+  }
+  await runtime.close();
+  for (const kind of kinds) {
+    const sums = await handOver(await started(kind, model, 2), model, layers);
+    // The shared expert added zeros, which turn -0 into 0.
+    expect(hashOf(sums.map((sum) => sum.map((value) => value + 0)))).toBe(hashOf(given));
+  }
 });
