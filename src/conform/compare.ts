@@ -21,7 +21,7 @@ export interface ComparisonResult {
   readonly points: readonly PointResult[];
   /** Tokens whose set of experts differs, by layer; dense layers have none. */
   readonly routerTokens: readonly { readonly layer: number; readonly tokens: number }[];
-  /** Tokens that a tie sent to other experts: from there on they are left out of the measures. */
+  /** Tokens that went to other experts as their scores say: from there on they are left out of the measures. */
   readonly leftOut: number;
   /** Per token: the divergence of the candidate's next-token distribution from the reference's, in nats; Infinity for NaN. */
   readonly kl: readonly number[];
@@ -39,32 +39,38 @@ export type RouterBias = (layer: number) => Float32Array | null;
 export class Comparison {
   readonly #band: Band;
   readonly #bias: RouterBias;
+  readonly #groups: number;
   readonly #points: readonly TracePoint[];
   readonly #differences: readonly Differences[];
+  /** Those of all tokens, of taps whose errors later stages begin with. */
+  readonly #errors: readonly Differences[];
   readonly #routerTokens = new Map<number, number>();
-  /** The first token of each layer that no tie sent elsewhere. */
+  /** The first token of each layer that went elsewhere against its scores. */
   readonly #misrouted = new Map<number, Rerouted>();
   readonly #leftOut = new Set<number>();
-  /** Of the layer that is being added, what the reference chose experts by. */
+  /** Of the layer that is being added, what the candidate chose experts by. */
   #scores: Float32Array = new Float32Array();
   readonly #kl: number[] = [];
 
   constructor(config: ModelConfig, band: Band, bias: RouterBias) {
     this.#band = band;
     this.#bias = bias;
+    this.#groups = config.expertGroups;
     this.#points = tracePoints(config);
     this.#differences = this.#points.map(() => new Differences());
+    this.#errors = this.#points.map(() => new Differences());
   }
 
   /** Adds one part of the candidate's trace and what the reference had there. */
   add({ point, firstToken, values }: TracePart, reference: TracePart['values']): void {
     const { tap, layer, width } = this.#points[point]!;
     if (reference.length !== values.length) throw new Error(`traces differ in length at ${tap} of layer ${layer}`);
-    if (tap === 'router-scores') this.#scores = biased(reference as Float32Array, this.#bias(layer));
+    if (tap === 'router-scores') this.#scores = biased(values as Float32Array, this.#bias(layer));
     if (values instanceof Int32Array) this.#addChoices(layer, reference as Int32Array, values, width, firstToken);
     // Expert ids are exact as floats; their distances mean nothing, their first difference does.
     const [expected, found] = [floats(reference), floats(values)];
     this.#differences[point]!.add(expected, found, width, firstToken, this.#leftOut);
+    if (this.#band.limits !== null) this.#errors[point]!.add(expected, found, width, firstToken);
     if (tap !== 'logits') return;
     for (let row = 0; row < found.length; row += width) {
       this.#kl.push(divergence(expected.subarray(row, row + width), found.subarray(row, row + width)));
@@ -72,12 +78,12 @@ export class Comparison {
   }
 
   #addChoices(layer: number, reference: Int32Array, found: Int32Array, used: number, firstToken: number): void {
-    const rerouted = reroutedTokens(reference, found, used, firstToken, this.#scores);
+    const rerouted = reroutedTokens(reference, found, used, firstToken, this.#scores, this.#groups);
     this.#routerTokens.set(layer, (this.#routerTokens.get(layer) ?? 0) + rerouted.length);
     const tie = this.#band.limits?.tie ?? 0;
     for (const each of rerouted) {
       if (this.#leftOut.has(each.token)) continue;
-      if (Math.abs(each.gap) < tie) this.#leftOut.add(each.token);
+      if (each.gap < tie) this.#leftOut.add(each.token);
       else if (!this.#misrouted.has(layer)) this.#misrouted.set(layer, each);
     }
   }
@@ -88,7 +94,7 @@ export class Comparison {
     const klMean = divergences.reduce((sum, value) => sum + value, 0) / divergences.length;
     const points = this.#points.map((point, index) => {
       const measures = this.#differences[index]!.result();
-      return { ...point, ...measures, within: this.#holds(point, measures, klMean) };
+      return { ...point, ...measures, within: this.#holds(index, measures, klMean) };
     });
     const outside = points.find(({ within }) => !within);
     const place = outside && this.#placeOf(outside);
@@ -101,11 +107,24 @@ export class Comparison {
     };
   }
 
-  #holds({ tap, layer }: TracePoint, { differing, nmse }: Measures, klMean: number): boolean {
+  #holds(index: number, { differing, nmse }: Measures, klMean: number): boolean {
     const { limits } = this.#band;
+    const { tap, layer } = this.#points[index]!;
     if (limits === null) return differing === 0;
     if (tap === 'router-choices') return !this.#misrouted.has(layer);
-    return tap === 'logits' ? klMean <= limits.kl : nmse <= limits.nmse;
+    return tap === 'logits' ? klMean <= limits.kl : nmse <= limits.nmse + limits.growth * this.#errorBefore(index);
+  }
+
+  /** The largest error among what a stage of a layer may begin with: earlier taps of the layer, and what came into it. */
+  #errorBefore(index: number): number {
+    const { layer } = this.#points[index]!;
+    const before = this.#points.map((point, at) => ({ ...point, at })).slice(0, index);
+    const inputs = before.filter(
+      (point) =>
+        (point.layer === layer && !point.tap.startsWith('router')) ||
+        (point.layer === layer - 1 && point.tap === 'residual'),
+    );
+    return Math.max(0, ...inputs.map(({ at }) => this.#errors[at]!.result().nmse));
   }
 
   #placeOf({ tap, layer, first, largest }: PointResult): Divergence | null {

@@ -65,7 +65,7 @@ export function summary({ kl, routerTokens }: CandidateResult): { klMean: number
 /** What bands leave out; null where nothing is. */
 export function leftOutLine({ leftOut, kl }: CandidateResult): string | null {
   if (leftOut === 0) return null;
-  return `${leftOut} of ${kl.length} tokens met a tie between experts and went the other way: from there on they are left out`;
+  return `${leftOut} of ${kl.length} tokens went to other experts as their scores say: from there on they are left out`;
 }
 
 /** Values that are NaN or infinite anywhere: agreement on them says little. */

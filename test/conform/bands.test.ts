@@ -29,7 +29,7 @@ const biasFor = (gap: number) => () =>
 describe('which rule applies', () => {
   it('follows from the backends', () => {
     expect(bandFor('wasm', 'native').name).toBe('equal bits');
-    expect(bandFor('native', 'cuda').name).toContain('NMSE at most 5e-4');
+    expect(bandFor('native', 'cuda').name).toContain('an NMSE of at most 5e-4');
     expect(bandFor('hybrid', 'native')).toBe(bandFor('native', 'cuda'));
   });
 });
@@ -38,7 +38,7 @@ describe('a tap on a GPU', () => {
   it('may be a little off', async () => {
     const result = await besideDevice(everyToken('attention', 2, 3, (value) => value + 1e-2));
     expect(result).toMatchObject({ agrees: true, first: null, leftOut: 0 });
-    expect(verdict(result, 'native')).toContain('NMSE at most 5e-4');
+    expect(verdict(result, 'native')).toContain('an NMSE of at most 5e-4');
   });
 
   it('that is off by more is named where it is most', async () => {
@@ -53,6 +53,13 @@ describe('a tap on a GPU', () => {
     expect((await besideDevice([nan])).first).toMatchObject({ tap: 'residual', layer: 1, token: 4, channel: 4 });
   });
 
+  it('may hand on the error that it began with, but not the first stage that has one', async () => {
+    const off = (tap: Plant['tap'], by: number) => everyToken(tap, 2, 3, (value) => value + by);
+    expect((await besideDevice(off('residual', 0.15))).first).toMatchObject({ tap: 'residual', layer: 2 });
+    const handedOn = [...off('attention', 0.03), ...off('residual', 0.15)];
+    expect(await besideDevice(handedOn)).toMatchObject({ agrees: true });
+  });
+
   it('of logits is judged by the mean divergence', async () => {
     const off = (by: number) => besideDevice(everyToken('logits', 4, 2, (value) => value + by));
     expect((await off(0.02)).agrees).toBe(true);
@@ -61,16 +68,17 @@ describe('a tap on a GPU', () => {
 });
 
 describe('other experts', () => {
-  it('than the reference are a difference', async () => {
+  it('against the scores are a difference', async () => {
     const { first } = await besideDevice([elsewhere], biasFor(0.1));
     expect(first).toMatchObject({ tap: 'router-choices', layer: 2, token: 0, channel: 1, reference: 1, candidate: 3 });
   });
 
-  it('at a tie are none, and the token counts no more from there on', async () => {
+  it('at a tie, or as the scores say, are none, and the token counts no more from there on', async () => {
     const after: Plant = { tap: 'residual', layer: 2, token: 0, channel: 0, change: (value) => value + 9 };
     const result = await besideDevice([elsewhere, after], biasFor(1e-4));
     expect(result).toMatchObject({ agrees: true, leftOut: 1 });
     expect(leftOutLine(result)).toContain('1 of 40 tokens');
+    expect(await besideDevice([elsewhere, after], biasFor(-0.1))).toMatchObject({ agrees: true, leftOut: 1 });
     const before: Plant = { tap: 'residual', layer: 1, token: 0, channel: 0, change: (value) => value + 9 };
     expect((await besideDevice([elsewhere, before], biasFor(1e-4))).first).toMatchObject({ tap: 'residual', layer: 1 });
   });

@@ -90,14 +90,21 @@ describe('sets of experts', () => {
 
   it('are equal in any order', () => expect(rerouted([1, 2], [2, 1], [0, 0, 0, 0])).toEqual([]));
 
-  it('that differ have the gap that the reference saw between them', () => {
-    expect(rerouted([0, 1, 0, 1], [1, 0, 2, 0], [0.9, 0.5, 0.25, 0, 0.75, 0.5, 0.25, 0])).toEqual([
+  it('that differ have the gap by which the candidate went against its own scores', () => {
+    const scores = [0.9, 0.5, 0.25, 0, 0.75, 0.5, 0.25, 0];
+    expect(rerouted([0, 1, 0, 1], [1, 0, 2, 0], scores)).toEqual([
       { token: 6, channel: 0, reference: 1, candidate: 2, gap: 0.25 },
     ]);
+    expect(rerouted([0, 2], [0, 1], scores.slice(0, 4))).toMatchObject([{ gap: -0.25 }]);
   });
 
-  it('with one expert twice are different', () => {
-    const [found] = rerouted([0, 1], [0, 0], [0.9, 0.5, 0.25, 0]);
+  it('of another group do not compete', () => {
+    const [found] = reroutedTokens(Int32Array.of(0, 1), Int32Array.of(2, 3), 2, 0, Float32Array.of(9, 9, 0, 0), 2);
     expect(found?.gap).toBe(Number.NEGATIVE_INFINITY);
+  });
+
+  it('with one expert twice are different, whatever the scores', () => {
+    const [found] = rerouted([0, 1], [0, 0], [0.9, 0.5, 0.25, 0]);
+    expect(found?.gap).toBe(Number.POSITIVE_INFINITY);
   });
 });
