@@ -31,8 +31,6 @@ uint32_t tile_rows_for(uint32_t rows) {
 
 // Rows from which on Hopper's kernel is the faster one.
 constexpr uint32_t kHopperRows = 256;
-// The same for groups, as their average.
-constexpr uint32_t kHopperGroupRows = 64;
 
 // Columns of Hopper's tiles: the fewest rounds of all processors, counted in columns.
 uint32_t hopper_columns(const Product& p, uint32_t processors) {
@@ -51,7 +49,8 @@ uint32_t hopper_parts(const Product& p, uint32_t processors) {
   const uint32_t tiles = (p.m + 127) / 128 * ((p.n + 127) / 128) * p.groups;
   const uint32_t fill = 2 * processors / tiles, steps = p.k / 256;
   uint32_t parts = fill < steps ? fill : steps;
-  if (parts > 8) parts = 8;
+  const uint32_t most = tiles > 24 ? 4 : 8;
+  if (parts > most) parts = most;
   return parts > 0 ? parts : 1;
 }
 
@@ -128,11 +127,9 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args) {
   const Device* device = nullptr;
   CUDA_TRY(current(&device));
   const Product p = product_of(args);
+  if (device->hopper) return multiply_hopper_grouped(stream, p, device->processors);
   const uint32_t rows = args.rows ? args.rows : args.slots;
-  if (device->hopper && rows >= kHopperGroupRows * args.groups)
-    return multiply_hopper_grouped(stream, p, device->processors);
-  // Groups differ in size: tiles for twice the average waste little on the small ones.
-  return multiply_portable(stream, p, tile_rows_for(2 * rows / args.groups), device->processors);
+  return multiply_portable(stream, p, tile_rows_for(rows / args.groups), device->processors);
 }
 
 }  // namespace perigee::cuda

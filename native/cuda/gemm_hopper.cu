@@ -10,17 +10,16 @@
 namespace perigee::cuda {
 namespace {
 
-using hopper::kDepth, hopper::kRows, hopper::kRowBytes;
+using hopper::kDepth, hopper::kRowBytes;
 
-constexpr uint32_t kCluster = 2;
+constexpr uint32_t kCluster = 2, kRows = 128;
 constexpr uint32_t kThreads = 384;  // a warpgroup that copies, two that multiply
 
 template <uint32_t kColumns>
-constexpr uint32_t kStages = kColumns == 256   ? 4
-                             : kColumns == 192 ? 5
-                                               : 6;
-template <uint32_t kColumns>
-constexpr uint32_t kRingBytes = hopper::RingShape<kColumns, kStages<kColumns>>::kBytes;
+using Shape = hopper::Shape<kRows, kColumns,
+                            kColumns == 256   ? 4
+                            : kColumns == 192 ? 5
+                                              : 6>;
 
 template <uint32_t kColumns>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -28,11 +27,12 @@ __global__ void __launch_bounds__(kThreads, 1)
                           const __grid_constant__ CUtensorMap b_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
-  using R = Ring<kColumns, kStages<kColumns>>;
+  using S = Shape<kColumns>;
+  using R = Ring<S>;
   using Walk = Tiles<kRows * kCluster, kColumns, kThreads>;
   extern __shared__ uint8_t dynamic[];
   __shared__ typename Walk::Space space;
-  __shared__ Barriers<kStages<kColumns>> barriers;
+  __shared__ Barriers<S::kStages> barriers;
   const uint32_t group = threadIdx.x / 128, rank = cluster_rank();
   if (threadIdx.x == 0) {
     R::init(barriers, 1, 2 * kCluster);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         constexpr uint32_t kShare = kColumns / kCluster;
         for (uint32_t step = 0; step < steps; step++, ring.advance()) {
           ring.wait_empty();
-          expect_bytes(ring.full(), R::Shape::kStageBytes);
+          expect_bytes(ring.full(), S::kStageBytes);
           copy_box(ring.a(), a_map, ring.full(), step * kDepth, tile.first + rank * kRows, tile.group);
           copy_box_to_all(ring.b() + rank * kShare * kRowBytes, b_map, ring.full(), step * kDepth,
                           tile.column + rank * kShare, tile.group, (1 << kCluster) - 1);
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (uint32_t t = blockIdx.x / kCluster; t < tiles.count(); t += gridDim.x / kCluster) {
       const Tile tile = tiles[t];
       float sums[kColumns / 2];
-      multiply_stages(ring, steps, own, sums, [&](uint32_t empty) {
+      multiply_stages<Release::Later>(ring, steps, own, sums, [&](uint32_t empty) {
         if (thread < kCluster) arrive_at(empty, thread);
       });
       store_sums<kColumns>(p, tile, rank * kRows + own * kGroupRows, thread, sums);
@@ -85,15 +85,15 @@ cudaError_t run(cudaStream_t stream, const Product& p, uint32_t processors) {
   const uint64_t row_tiles = (p.m + kCluster * kRows - 1) / (kCluster * kRows);
   const uint64_t tiles = row_tiles * ((p.n + kColumns - 1) / kColumns) * p.groups, clusters = processors / kCluster;
   const uint32_t grid = static_cast<uint32_t>(tiles < clusters ? tiles : clusters) * kCluster;
-  CUDA_TRY(launch({grid, kThreads, kRingBytes<kColumns>, stream, kCluster}, multiply_hopper_tiles<kColumns>, p, a_map,
-                  b_map));
+  CUDA_TRY(launch({grid, kThreads, Shape<kColumns>::kBytes, stream, kCluster}, multiply_hopper_tiles<kColumns>, p,
+                  a_map, b_map));
   return cudaSuccess;
 }
 
 template <uint32_t kColumns>
 cudaError_t raise_shared() {
   CUDA_TRY(cudaFuncSetAttribute(multiply_hopper_tiles<kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                kRingBytes<kColumns>));
+                                Shape<kColumns>::kBytes));
   return cudaSuccess;
 }
 
@@ -124,6 +124,7 @@ cudaError_t prepare_hopper(bool* usable) {
   CUDA_TRY(raise_shared<192>());
   CUDA_TRY(raise_shared<256>());
   CUDA_TRY(prepare_hopper_split());
+  CUDA_TRY(prepare_hopper_turns());
   CUDA_TRY(prepare_hopper_grouped());
   *usable = true;
   return cudaSuccess;

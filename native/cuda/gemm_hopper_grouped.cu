@@ -7,32 +7,23 @@
 namespace perigee::cuda {
 namespace {
 
-using hopper::kDepth, hopper::kRows, hopper::kRowBytes;
+using hopper::kDepth, hopper::kRowBytes;
 
-constexpr uint32_t kColumns = 256, kStages = 4, kThreads = 384;
-constexpr uint32_t kRingBytes = hopper::RingShape<kColumns, kStages>::kBytes;
+constexpr uint32_t kRows = 128, kColumns = 256, kThreads = 384;
+using Shape = hopper::Shape<kRows, kColumns, 4>;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-using Ring = hopper::Ring<kColumns, kStages>;
+using Ring = hopper::Ring<Shape>;
 using Walk = Tiles<kRows, kColumns, kThreads>;
 
 // The copying warpgroup: each thread has 16-byte piece thread % 8 of every 16th row.
 __device__ void fill_ring(const Product& p, const CUtensorMap& b_map, const Walk& tiles, Ring ring) {
   using namespace hopper;
   constexpr uint32_t kOwn = kRows / 16;
-  constexpr uint32_t kInFlight = 2;  // stages that a thread leaves on their way before it vouches for an older one
   const uint32_t thread = threadIdx.x % 128, piece = thread % 8;
   const uint32_t to = thread / 8 * kRowBytes + ((piece ^ (thread / 8 & 7)) << 4);
   const uint32_t steps = (p.k + kDepth - 1) / kDepth;
-  Ring filled = ring;
-  const auto vouch = [&] {
-    // Multiplication reads by another way than these copies wrote.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    arrive(filled.full());
-    filled.advance();
-  };
-  uint32_t issued = 0;
   for (uint32_t t = blockIdx.x; t < tiles.count(); t += gridDim.x) {
     const Tile tile = tiles[t];
     int32_t row[kOwn];  // negative: not of this tile; what its sums are made of does not matter
@@ -56,15 +47,9 @@ __device__ void fill_ring(const Product& p, const CUtensorMap& b_map, const Walk
               "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(ring.a() + to + i * 16 * kRowBytes),
               "l"(from + uint64_t(row[i]) * p.a_stride), "r"(real ? 16 : 0)
               : "memory");
-      asm volatile("cp.async.commit_group;" ::: "memory");
-      if (issued++ >= kInFlight) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(kInFlight) : "memory");
-        vouch();
-      }
+      arrive_with_copies(ring.full());
     }
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  for (uint32_t i = 0; i < min(issued, kInFlight); i++) vouch();
 }
 
 #endif
@@ -75,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using namespace hopper;
   extern __shared__ uint8_t dynamic[];
   __shared__ typename Walk::Space space;
-  __shared__ Barriers<kStages> barriers;
+  __shared__ Barriers<Shape::kStages> barriers;
   const uint32_t group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
     Ring::init(barriers, 1 + 128, 2);
@@ -89,6 +74,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     shrink_registers<56>();
     fill_ring(p, b_map, tiles, ring);
+    asm volatile("cp.async.wait_all;" ::: "memory");
     let_next_start();
   } else {
     grow_registers<224>();
@@ -96,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (uint32_t t = blockIdx.x; t < tiles.count(); t += gridDim.x) {
       const Tile tile = tiles[t];
       float sums[kColumns / 2];
-      multiply_stages(ring, steps, own, sums, [&](uint32_t empty) {
+      multiply_stages<Release::Later, true>(ring, steps, own, sums, [&](uint32_t empty) {
         if (thread == 0) arrive(empty);
       });
       store_sums<kColumns>(p, tile, own * kGroupRows, thread, sums);
@@ -110,12 +96,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t multiply_hopper_grouped(cudaStream_t stream, const Product& p, uint32_t processors) {
   CUtensorMap b_map;
   CUDA_TRY(map_rows(&b_map, p.b, p.k, p.n, p.b_stride, p.groups, p.b_next, kDepth, kColumns));
-  CUDA_TRY(launch({processors, kThreads, kRingBytes, stream}, multiply_hopper_groups, p, b_map));
+  CUDA_TRY(launch({processors, kThreads, Shape::kBytes, stream}, multiply_hopper_groups, p, b_map));
   return cudaSuccess;
 }
 
 cudaError_t prepare_hopper_grouped() {
-  CUDA_TRY(cudaFuncSetAttribute(multiply_hopper_groups, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes));
+  CUDA_TRY(cudaFuncSetAttribute(multiply_hopper_groups, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes));
   return cudaSuccess;
 }
 

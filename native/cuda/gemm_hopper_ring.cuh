@@ -6,11 +6,12 @@
 namespace perigee::cuda::hopper {
 
 // A stage holds kDepth values of k of a tile's rows of a, then of the tile's columns of b.
-constexpr uint32_t kRows = 128, kDepth = 64, kRowBytes = kDepth * sizeof(bf16);
+constexpr uint32_t kDepth = 64, kRowBytes = kDepth * sizeof(bf16);
 constexpr uint32_t kGroupRows = 64;  // of a warpgroup
 
-template <uint32_t kColumns, uint32_t kStages>
-struct RingShape {
+template <uint32_t kTileRows, uint32_t kTileColumns, uint32_t kStageCount>
+struct Shape {
+  static constexpr uint32_t kRows = kTileRows, kColumns = kTileColumns, kStages = kStageCount;
   static constexpr uint32_t kStageBytes = (kRows + kColumns) * kRowBytes;
   static constexpr uint32_t kBytes = kStages * kStageBytes + 1024;  // swizzled atoms begin at multiples of 1024
 };
@@ -23,10 +24,10 @@ struct Barriers {
 };
 
 // One side's way round the ring.
-template <uint32_t kColumns, uint32_t kStages>
+template <typename S>
 class Ring {
  public:
-  using Shape = RingShape<kColumns, kStages>;
+  static constexpr uint32_t kStages = S::kStages;
 
   // Called by one thread; the others meet it behind a barrier.
   static __device__ void init(Barriers<kStages>& barriers, uint32_t fillers, uint32_t users) {
@@ -43,8 +44,8 @@ class Ring {
         empty_(shared_address(barriers.empty)) {}
 
   __device__ uint32_t base() const { return base_; }
-  __device__ uint32_t a() const { return base_ + stage_ * Shape::kStageBytes; }
-  __device__ uint32_t b() const { return a() + kRows * kRowBytes; }
+  __device__ uint32_t a() const { return base_ + stage_ * S::kStageBytes; }
+  __device__ uint32_t b() const { return a() + S::kRows * kRowBytes; }
   __device__ uint32_t full() const { return full_ + stage_ * 8; }
   __device__ uint32_t empty() const { return empty_ + stage_ * 8; }
   __device__ void wait_full() const { wait_barrier(full(), parity_); }
@@ -52,29 +53,45 @@ class Ring {
   __device__ void advance() {
     if (++stage_ == kStages) stage_ = 0, parity_ ^= 1;
   }
+  __device__ void skip(uint32_t steps) {
+    stage_ += steps;
+    parity_ ^= stage_ / kStages & 1;
+    stage_ %= kStages;
+  }
 
  private:
   uint32_t base_, full_, empty_, stage_ = 0, parity_ = 0;
 };
 
-// sums = the warpgroup's rows of a . b^T over the next `steps` stages, each given back by release(its empty barrier).
-template <uint32_t kColumns, uint32_t kStages, typename Release>
-__device__ void multiply_stages(Ring<kColumns, kStages>& ring, uint32_t steps, uint32_t group,
-                                float (&sums)[kColumns / 2], Release release) {
+// sums = the warpgroup's rows of a . b^T over the next `steps` stages, each given back by release(its empty barrier): one
+// step later, so that products follow each other without a gap, or at once, so that more copies are on their way.
+enum class Release { Later, AtOnce };
+// kFence: threads' own copies fill stages as well.
+template <Release kRelease, bool kFence = false, typename S, typename Give>
+__device__ void multiply_stages(Ring<S>& ring, uint32_t steps, uint32_t group, float (&sums)[S::kColumns / 2],
+                                Give release) {
   uint32_t before = 0;
   for (uint32_t step = 0; step < steps; step++, ring.advance()) {
     ring.wait_full();
+    if constexpr (kFence) fence_for_products();
     const uint64_t a = describe(ring.a() + group * kGroupRows * kRowBytes), b = describe(ring.b());
     begin_products();
 #pragma unroll
-    for (uint32_t i = 0; i < kDepth / 16; i++) multiply_16<kColumns>(sums, a + 2 * i, b + 2 * i, step + i > 0);
+    for (uint32_t i = 0; i < kDepth / 16; i++) multiply_16<S::kColumns>(sums, a + 2 * i, b + 2 * i, step + i > 0);
     commit_products();
-    wait_products<1>();  // the step before is done: its stage may be filled again
-    if (step > 0) release(before);
-    before = ring.empty();
+    if constexpr (kRelease == Release::Later) {
+      wait_products<1>();  // the step before is done: its stage may be filled again
+      if (step > 0) release(before);
+      before = ring.empty();
+    } else {
+      wait_products<0>();
+      release(ring.empty());
+    }
   }
-  wait_products<0>();
-  release(before);
+  if constexpr (kRelease == Release::Later) {
+    wait_products<0>();
+    release(before);
+  }
 }
 
 // Where sums[4 j + 2 half], sums[4 j + 2 half + 1] of a thread of a warpgroup belong.

@@ -1,11 +1,6 @@
-// Matrix products of many rows and the widening of weight blocks: against doubles, then times beside the device's limits.
+// Matrix products of many rows against doubles, then times beside the device's limits.
 #include <string.h>
 
-#include <string>
-
-#include "../../engine/quant/blocks.h"
-#include "../../engine/quant/dequantize.h"
-#include "../../engine/quant/half.h"
 #include "../../native/cuda/gemm_kernels.h"
 #include "harness.cuh"
 
@@ -72,6 +67,7 @@ __global__ void fill(float* y, uint64_t count, float value) {
     y[i] = value;
 }
 
+constexpr uint32_t kTurns = 1;
 // gemm, or one kernel of it: columns of Hopper's tiles, or rows of the portable ones.
 struct Variant {
   uint32_t hopper_columns = 0, portable_rows = 0, hopper_parts = 0;
@@ -80,6 +76,7 @@ int processors;
 bool hopper;
 
 cudaError_t multiply_by(Variant variant, cudaStream_t stream, const Gemm& g) {
+  if (variant.hopper_columns == kTurns) return multiply_hopper_turns(stream, product_of(g), processors);
   if (variant.hopper_columns) return multiply_hopper(stream, product_of(g), variant.hopper_columns, processors);
   if (variant.portable_rows) return multiply_portable(stream, product_of(g), variant.portable_rows, processors);
   if (variant.hopper_parts) return multiply_hopper_split(stream, product_of(g), variant.hopper_parts);
@@ -192,106 +189,6 @@ void check_grouped(uint32_t groups, uint32_t slots, uint32_t n, uint32_t k, bool
     MUST(cudaFree(at));
 }
 
-// --- widening ---------------------------------------------------------------------------------------------------------
-struct Format {
-  DType type;
-  const char* name;
-  std::vector<size_t> halves;  // places of half fields in a block
-};
-const Format kFormats[] = {
-    {DType::F32, "F32", {}},
-    {DType::F16, "F16", {0}},
-    {DType::BF16, "BF16", {}},
-    {DType::Q4_0, "Q4_0", {offsetof(BlockQ4_0, d)}},
-    {DType::Q4_1, "Q4_1", {offsetof(BlockQ4_1, d), offsetof(BlockQ4_1, m)}},
-    {DType::Q5_0, "Q5_0", {offsetof(BlockQ5_0, d)}},
-    {DType::Q5_1, "Q5_1", {offsetof(BlockQ5_1, d), offsetof(BlockQ5_1, m)}},
-    {DType::Q8_0, "Q8_0", {offsetof(BlockQ8_0, d)}},
-    {DType::IQ4_NL, "IQ4_NL", {offsetof(BlockIQ4_NL, d)}},
-    {DType::Q2_K, "Q2_K", {offsetof(BlockQ2_K, d), offsetof(BlockQ2_K, dmin)}},
-    {DType::Q3_K, "Q3_K", {offsetof(BlockQ3_K, d)}},
-    {DType::Q4_K, "Q4_K", {offsetof(BlockQ4_K, d), offsetof(BlockQ4_K, dmin)}},
-    {DType::Q5_K, "Q5_K", {offsetof(BlockQ5_K, d), offsetof(BlockQ5_K, dmin)}},
-    {DType::Q6_K, "Q6_K", {offsetof(BlockQ6_K, d)}},
-    {DType::IQ4_XS, "IQ4_XS", {offsetof(BlockIQ4_XS, d)}},
-};
-
-// Random blocks whose scales are sane numbers; floats are sane as well.
-std::vector<uint8_t> random_rows(const Format& format, uint32_t rows, uint32_t cols) {
-  std::mt19937 random(cols);
-  std::normal_distribution<float> normal;
-  std::vector<uint8_t> raw(rows * row_bytes(format.type, cols));
-  for (uint8_t& byte : raw) byte = uint8_t(random());
-  const size_t bytes = block_shape(format.type).bytes;
-  for (size_t block = 0; block < raw.size(); block += bytes) {
-    for (const size_t at : format.halves) {
-      const uint16_t bits = float_to_half(0.01f * normal(random));
-      memcpy(&raw[block + at], &bits, sizeof bits);
-    }
-    if (format.type == DType::F32) {
-      const float value = normal(random);
-      memcpy(&raw[block], &value, sizeof value);
-    }
-    if (format.type == DType::BF16) {
-      const uint16_t bits = float_to_bf16(normal(random));
-      memcpy(&raw[block], &bits, sizeof bits);
-    }
-  }
-  return raw;
-}
-
-void check_widen(const Format& format, uint32_t rows, uint32_t cols) {
-  const std::vector<uint8_t> raw = random_rows(format, rows, cols);
-  const size_t bytes = row_bytes(format.type, cols);
-  std::vector<double> expected(uint64_t(rows) * cols);
-  std::vector<float> row(cols);
-  for (uint32_t r = 0; r < rows; r++) {
-    dequantize_row(format.type, &raw[r * bytes], cols, row.data());
-    std::copy(row.begin(), row.end(), expected.begin() + uint64_t(r) * cols);
-  }
-  uint8_t* from = check::upload(raw);
-  bf16* to = check::device<bf16>(expected.size());
-  MUST(widen(0, format.type, from, rows, cols, to));
-  std::vector<float> got;
-  for (const bf16 value : check::download(to, expected.size())) got.push_back(__bfloat162float(value));
-  const double wide_error = check::nmse(got, expected);
-
-  const std::vector<int32_t> tokens = {int32_t(rows - 1), 0, int32_t(rows / 2)};
-  int32_t* token_list = check::upload(tokens);
-  float* x = check::device<float>(tokens.size() * cols);
-  MUST(look_up(0, format.type, from, cols, token_list, tokens.size(), x));
-  std::vector<double> wanted;
-  for (const int32_t t : tokens)
-    wanted.insert(wanted.end(), expected.begin() + uint64_t(t) * cols, expected.begin() + uint64_t(t + 1) * cols);
-  const double look_up_error = check::nmse(check::download(x, wanted.size()), wanted);
-  char line[120];
-  snprintf(line, sizeof line, "widen %s %u x %u: nmse %.1e; look_up %.1e", format.name, rows, cols, wide_error,
-           look_up_error);
-  check::expect(wide_error < 4e-6 && look_up_error < 1e-13, line);
-  MUST(cudaFree(from));
-  MUST(cudaFree(to));
-  MUST(cudaFree(token_list));
-  MUST(cudaFree(x));
-}
-
-void time_widen() {
-  printf("\nwiden 2048 x 7168\n%-8s %8s %8s %8s\n", "type", "us", "GB/s", "% copy");
-  constexpr uint32_t kRows = 2048, kCols = 7168, kCopies = 10;
-  bf16* to = check::device<bf16>(uint64_t(kRows) * kCols * kCopies);
-  for (const Format& format : kFormats) {
-    const uint64_t bytes = kRows * row_bytes(format.type, kCols);
-    uint8_t* raw = check::device<uint8_t>(bytes * kCopies);
-    MUST(cudaMemset(raw, 0x21, bytes * kCopies));
-    const double us = check::microseconds(kCopies, [&](cudaStream_t stream, int i) {
-      MUST(widen(stream, format.type, raw + i * bytes, kRows, kCols, to + uint64_t(i) * kRows * kCols));
-    });
-    const double rate = (bytes + 2.0 * kRows * kCols) / us * 1e-3;
-    printf("%-8s %8.1f %8.0f %7.0f%%\n", format.name, us, rate, 100 * rate / kGigabytes);
-    MUST(cudaFree(raw));
-  }
-  MUST(cudaFree(to));
-}
-
 // --- times of products ------------------------------------------------------------------------------------------------
 void time_dense() {
   const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {16384, 512},  {7168, 8192},
@@ -331,28 +228,29 @@ void time_dense() {
 }
 
 // One kernel beside the other at sizes where either may win.
-void time_variants() {
+void time_variants(bool wide) {
   if (!hopper) return;
   const uint32_t shapes[][2] = {{2112, 7168}, {12288, 1536}, {16384, 512}, {7168, 8192}, {4096, 7168}, {7168, 2048}};
   bf16 *a = check::device<bf16>(uint64_t(4096) * 8192), *b = check::device<bf16>(uint64_t(1) << 29);
   float* y = check::device<float>(uint64_t(4096) * 16384);
   check::fill_normal(a, uint64_t(4096) * 8192, 1, 5);
   check::fill_normal(b, uint64_t(1) << 29, 0.02f, 6);
-  printf("\nTFLOP/s by kernel\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", "n x k", "m", "mma 64", "mma 128",
-         "wg 128", "wg 192", "wg 256", "k / 1", "k / 2", "k / 4", "k / 8");
+  printf("\nTFLOP/s by kernel, to %s\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", wide ? "bf16" : "float",
+         "n x k", "m", "mma 64", "mma 128", "turns", "wg 128", "wg 192", "wg 256", "k / 1", "k / 2", "k / 4", "k / 8");
   for (const auto [n, k] : shapes)
     for (const uint32_t m : {32u, 128u, 256u, 512u, 1024u, 4096u}) {
       printf("%6u x %5u %6u", n, k, m);
       const uint64_t size = uint64_t(n) * k;
       const uint32_t copies = (uint64_t(1) << 29) / size;
-      for (const Variant variant : {Variant{0, 64}, Variant{0, 128}, Variant{128}, Variant{192}, Variant{256},
-                                    Variant{0, 0, 2}, Variant{0, 0, 4}, Variant{0, 0, 8}}) {
+      for (const Variant variant : {Variant{0, 64}, Variant{0, 128}, Variant{kTurns}, Variant{128}, Variant{192},
+                                    Variant{256}, Variant{0, 0, 2}, Variant{0, 0, 4}, Variant{0, 0, 8}}) {
         const double us = check::microseconds(
             4,
             [&](cudaStream_t stream, int i) {
               Gemm g = {};
               g.a = a, g.b = b + i % copies * size, g.y = y, g.m = m, g.n = n, g.k = k;
               g.a_stride = g.b_stride = k, g.y_stride = n;
+              if (wide) g.y = nullptr, g.y_wide = reinterpret_cast<bf16*>(y);
               MUST(multiply_by(variant, stream, g));
             },
             5);
@@ -427,7 +325,7 @@ int main(int argc, char** argv) {
     check_dense(m, 192, 224, 8, true, false, 1);
     check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0);
   }
-  for (const uint32_t columns : {128u, 192u, 256u}) {
+  for (const uint32_t columns : {kTurns, 128u, 192u, 256u}) {
     if (!hopper) break;
     for (const uint32_t m : {1u, 200u, 257u, 700u}) {
       check_dense(m, 256, 256, 1, false, false, 0, {columns});
@@ -436,6 +334,7 @@ int main(int argc, char** argv) {
       check_dense(m, 192, 224, 8, true, false, 1, {columns});
       check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0, {columns});
     }
+    check_dense(1100, 5000, 224, 2, true, false, 0, {columns});  // several tiles for each block
   }
   for (const uint32_t parts : {1u, 2u, 5u, 8u}) {
     if (!hopper) break;
@@ -458,10 +357,6 @@ int main(int argc, char** argv) {
       check_grouped(512, 3000, 160, 96, zipf, gathered);
       check_grouped(3, 1500, 256, 32, zipf, gathered);
     }
-  for (const Format& format : kFormats) {
-    check_widen(format, 37, 256);
-    check_widen(format, 64, 1024);
-  }
   if (!small) {
     for (const uint32_t m : {32u, 128u, 512u, 4096u}) {
       check_dense(m, 2112, 7168, 1, false, false, 0);
@@ -473,9 +368,9 @@ int main(int argc, char** argv) {
     check_grouped(384, 32768, 7168, 2048, false, false);
     if (hopper) check_grouped(384, 32768, 4096, 7168, true, true, kOfHopper);
     time_dense();
-    time_variants();
+    time_variants(false);
+    time_variants(true);
     time_grouped();
-    time_widen();
   }
   return check::done();
 }
