@@ -93,9 +93,11 @@ export function planModel({ gguf, config }: OpenedModel, options: EngineOptions)
     const use = { contextTokens: sizes.cacheTokens, sequences: 1, batchTokens: sizes.batchTokens };
     return { plan: selectBackend(machine, options, modelNeeds(config, tensors, use), rules), sizes };
   };
-  const long = planned(options.chunkSize ?? deviceBatchTokens);
-  const taken = long.plan.devices !== null && long.plan.memory.every(({ fits }) => fits);
-  return taken || options.chunkSize !== undefined ? long : planned(undefined);
+  const chosen = planned(options.chunkSize);
+  if (options.chunkSize !== undefined || chosen.plan.devices === null) return chosen;
+  const long = planned(deviceBatchTokens);
+  const taken = long.plan.backend === chosen.plan.backend && long.plan.memory.every(({ fits }) => fits);
+  return taken ? long : chosen;
 }
 
 function readRules(file: string, config: ModelConfig): OptimizeWishes {
