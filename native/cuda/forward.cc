@@ -291,8 +291,10 @@ cudaError_t dense_ffn(Part& p, const Step& s, uint32_t layer) {
   return p.mark(Stage::Dense);
 }
 
-// Many tokens ask for most experts: a resident few would not spare the ranks much, so those do all.
-bool ranks_leave_residents(const Layer& w, const Step& s) { return w.resident > 0 && s.n <= kFewRows; }
+// Many tokens ask for most experts: a resident few would not spare the ranks much, so those do all, unless all are resident.
+bool ranks_leave_residents(const ModelConfig& c, const Layer& w, const Step& s) {
+  return w.resident > 0 && (s.n <= kFewRows || w.resident == static_cast<int32_t>(c.experts));
+}
 
 // Chooses, and hands MoE layer `number` over to the ranks; 0: they take no part.
 cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t number) {
@@ -317,7 +319,7 @@ cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t numb
   args.weight = p.b.weight;
   args.counts = p.b.counts + uint64_t{layer - p.range.begin} * c.experts;
   args.arrived = p.b.arrived;
-  if (number > 0) args.hand_over = {*p.exchange, number, ranks_leave_residents(w, s) ? w.slot_of : nullptr};
+  if (number > 0) args.hand_over = {*p.exchange, number, ranks_leave_residents(c, w, s) ? w.slot_of : nullptr};
   CUDA_TRY(route(p.stream, args));
   CUDA_TRY(tap(p, s, Tap::RouterScores, layer, p.b.scores));
   return tap(p, s, Tap::RouterChoices, layer, p.b.chosen);
@@ -333,7 +335,7 @@ cudaError_t routed_experts(Part& p, const Step& s, uint32_t layer, bool* any) {
     const int32_t next = layer + 1 < p.range.end ? static_cast<int32_t>(layer) + 1 : ExpertStream::kNoLayer;
     return p.experts->run(p.stream, layer, next, {p.b.h.wide, p.b.chosen, p.b.weight, s.n, p.b.delta});
   }
-  *any = all || ranks_leave_residents(w, s);
+  *any = all || ranks_leave_residents(c, w, s);
   if (!*any) return cudaSuccess;
   const RoutedFew args = {
       &w[Slot::ExpertGate], &w[Slot::ExpertUp], &w[Slot::ExpertDown],           w.slot_of, p.b.chosen, p.b.weight,
