@@ -4,20 +4,38 @@
 
 namespace perigee::cuda {
 
-Cut cut(uint32_t units, uint32_t steps, uint32_t bytes_a_warp) {
+// The least steps that a warp has to take, over blocks that share a multiprocessor by four, two or alone. Many small
+// blocks let the next kernel's blocks begin earlier; few large ones bring the activations in less often.
+Cut cut(const CutOf& of) {
   int device = 0, multiprocessors = 1, shared = 0, block_shared = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   cudaDeviceGetAttribute(&block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const auto up = [](uint32_t a, uint32_t b) { return (a + b - 1) / b; };
-  const uint32_t warps = multiprocessors * std::min(few_warps_per_multiprocessor, shared / bytes_a_warp);
-  const uint32_t most = std::min({kMostWarps, steps, (block_shared - kStaticBytes) / bytes_a_warp});
-  Cut cut;
-  cut.width = up(steps, up(steps, std::clamp(warps / units, 1u, most)));
-  cut.teams = up(units, up(units, std::max(1u, warps / cut.width)));
-  cut.per_block = std::max(1u, kMostTeams / cut.width);
-  return cut;
+  constexpr uint32_t kBlocks[] = {2, 4, 1};
+  Cut best = {};
+  uint32_t least = ~0u;
+  for (const uint32_t blocks : kBlocks) {
+    const uint32_t room =
+        std::min(block_shared - kStaticBytes, shared / blocks - 1024 - (blocks == 1 ? kStaticBytes : 2048));
+    for (uint32_t width = 1; width <= std::min(kMostWarps / blocks, std::max(of.steps, 1u)); width++) {
+      Cut cut = {width, std::min(kMostTeams, kMostWarps / blocks / width)};
+      const uint32_t teams = multiprocessors * blocks * cut.per_block, each = up(of.units, teams);
+      cut.teams = up(of.units, each);
+      cut.stages = std::min(of.most_stages, each * of.parts * up(of.steps, width));
+      const uint32_t fixed = cut.per_block * width * (cut.stages * of.tile_bytes + of.partial_bytes);
+      if (fixed >= room) continue;
+      cut.chunk = std::min(std::max(of.steps, 1u), (room - fixed) / of.met_bytes);
+      if (cut.chunk < of.steps) cut.chunk -= cut.chunk % width;
+      if (cut.chunk == 0) continue;
+      cut.bytes = fixed + cut.chunk * of.met_bytes;
+      // Activations that do not fit are brought in again for each unit and part.
+      const uint32_t steps = each * of.parts * up(of.steps, width) * (cut.chunk < of.steps ? 3 : 2);
+      if (steps < least) least = steps, best = cut;
+    }
+  }
+  return best;
 }
 
 namespace {
@@ -29,11 +47,9 @@ struct Piece {
   bool add;
 };
 
-struct Multiply {
+struct Multiply : InOrder {
   static constexpr int kParts = 1;
-  Activations x;
   Piece pieces[kMostOutputs];
-  uint32_t units, steps, cols, count;
 
   __device__ const Piece& piece(uint32_t unit) const {
     uint32_t of = 0;
@@ -47,37 +63,31 @@ struct Multiply {
     const Piece& of = piece(unit);
     return {of.packed, of.rows, cols, unit - of.first_unit};
   }
-  __device__ uint32_t tile(uint32_t step) const { return step; }
-  template <int C>
-  __device__ Columns<C> columns(uint32_t, uint32_t lane) const {
-    return columns_in_order<C>(count, lane);
+  template <class F, int N>
+  __device__ void stage(uint8_t* to, uint32_t first, uint32_t some) const {
+    F::template stage<N>(to, *this, first, some);
   }
-  __device__ void begin() const {
-    wait_for_previous();
-    let_next_start();
-  }
-  __device__ void take(uint32_t unit, uint32_t, uint32_t column, uint32_t row, float value) const {
+  __device__ void take(uint32_t unit, uint32_t, uint32_t token, uint32_t row, float value) const {
     const Piece& of = piece(unit);
     const uint32_t at = (unit - of.first_unit) * kTileRows + row;
     if (at >= of.rows) return;
-    float* y = of.y + uint64_t(column) * of.stride + at;
+    float* y = of.y + uint64_t(token) * of.stride + at;
     *y = of.add ? *y + value : value;
   }
   __device__ void finish(uint32_t, const Team&) const {}
 };
 
-template <class F, int C>
-__global__ void __launch_bounds__(32 * kMostWarps) multiply_kernel(const __grid_constant__ Multiply job, Cut cut) {
+template <class F, int N>
+__global__ void __launch_bounds__(32 * kMostWarps, 1) multiply_kernel(const __grid_constant__ Multiply job, Cut cut) {
   extern __shared__ __align__(128) uint8_t shared[];
-  run<F, C>(job, Team(cut), shared);
+  run<F, N>(job, cut, shared);
 }
 
-template <class F, int C>
+template <class F, int N>
 cudaError_t start(cudaStream_t stream, Multiply job) {
   job.steps = (job.cols + F::kCols - 1) / F::kCols;
-  const Cut how = cut(job.units, job.steps, kBytesOfWarp<F, C>);
-  CUDA_TRY(
-      launch({how.grid(), how.threads(), how.warps() * kBytesOfWarp<F, C>, stream}, multiply_kernel<F, C>, job, how));
+  const Cut how = cut(cut_of<F, N>(job.units, 1, job.steps));
+  CUDA_TRY(launch({how.grid(), how.threads(), how.bytes, stream}, multiply_kernel<F, N>, job, how));
   return cudaSuccess;
 }
 
@@ -101,20 +111,16 @@ cudaError_t multiply_few(cudaStream_t stream, const Rows& x, uint32_t n, const O
       job.units += (out.w->rows + kTileRows - 1) / kTileRows;
     }
     for (; pieces < kMostOutputs; pieces++) job.pieces[pieces].first_unit = ~0u;
-    CUDA_TRY(with_format(type, [&](auto format) {
-      using F = decltype(format);
-      return n <= 8 ? start<F, 1>(stream, job) : start<F, 2>(stream, job);
+    CUDA_TRY(with_kernel(type, n, [&](auto format, auto tokens) {
+      return start<decltype(format), decltype(tokens)::value>(stream, job);
     }));
   }
   return cudaSuccess;
 }
 
 cudaError_t prepare_few() {
-  CUDA_TRY(for_all_formats([](auto format) -> cudaError_t {
-    using F = decltype(format);
-    CUDA_TRY(allow_shared_memory(multiply_kernel<F, 1>));
-    CUDA_TRY(allow_shared_memory(multiply_kernel<F, 2>));
-    return cudaSuccess;
+  CUDA_TRY(for_all_kernels([](auto format, auto tokens) {
+    return allow_shared_memory(multiply_kernel<decltype(format), decltype(tokens)::value>);
   }));
   CUDA_TRY(prepare_gate_up_few());
   CUDA_TRY(prepare_route_few());

@@ -4,7 +4,23 @@
 
 namespace perigee::cuda {
 
-inline uint32_t few_warps_per_multiprocessor = 16;
+constexpr uint32_t kMostWarps = 16, kMostTeams = 4;  // of a block
+constexpr uint32_t kStaticBytes = 16384;             // most shared memory that a job has for itself
+
+// How a launch is cut: `width` warps a team, `teams` in all (of x), `per_block` of them in a block; tiles of a warp's
+// ring; steps whose activations are in shared memory at once; and shared memory of a block.
+struct Cut {
+  uint32_t width, per_block, teams, stages, chunk, bytes;
+  dim3 grid(uint32_t y = 1) const { return dim3((teams + per_block - 1) / per_block, y); }
+  uint32_t threads() const { return 32 * width * per_block; }
+};
+
+// What is to be cut. Bytes: of a tile, of the activations it meets, of a warp's sums.
+struct CutOf {
+  uint32_t units, parts, steps;
+  uint32_t tile_bytes, met_bytes, partial_bytes, most_stages, tokens;
+};
+Cut cut(const CutOf& of);
 
 // Raises the limits of the kernels for few rows; part of prepare_products.
 cudaError_t prepare_few();

@@ -7,168 +7,156 @@
 namespace perigee::cuda {
 namespace {
 
-// n rows of `cols` floats, `stride` apart, quantized into the block's shared memory.
-struct HeadRows {
-  const float* from;
-  uint32_t n, cols, stride;
-  uint8_t* shared;
-
-  __host__ __device__ static uint32_t bytes(uint32_t n, uint32_t cols) {
-    return n * (padded_cols(cols) + padded_cols(cols) / 32 * 4 + padded_cols(cols) / 16 * 4);
-  }
-  template <class F>
-  __device__ Activations fill() const {
-    if constexpr (F::kFloat) return {nullptr, nullptr, nullptr, from, 0, stride};
-    const uint32_t padded = padded_cols(cols);
-    auto* scale = reinterpret_cast<float*>(shared + n * padded);
-    const Rows rows = {cols, nullptr, nullptr, reinterpret_cast<int8_t*>(shared), scale, scale + n * padded / 32};
-    const uint32_t chunks = padded / 128;
-    for (uint32_t i = threadIdx.x / 32; i < n * chunks; i += blockDim.x / 32) {
-      const uint32_t column = i % chunks * 128 + threadIdx.x % 32 * 4;
-      const float* at = from + uint64_t(i / chunks) * stride + column;
-      write_forms(rows, i / chunks, column, column < cols ? *reinterpret_cast<const float4*>(at) : float4{0, 0, 0, 0});
-    }
-    __syncthreads();
-    return {rows.q, rows.scale, rows.sum, nullptr, padded, 0};
-  }
-};
-
-// What both have in common: a unit is some rows of one head's matrix, all of whose columns are tokens in order.
-template <class F, int C, int kPartsOf>
-struct HeadJob {
+// What both have in common: a unit is some rows of one head's matrix, which meets `count` rows of `cols` floats, x.stride
+// apart. They are quantized on their way into shared memory.
+template <int kPartsOf>
+struct HeadJob : InOrder {
   static constexpr int kParts = kPartsOf;
   const uint8_t* packed;  // of this head
-  uint32_t rows, units, steps, cols, count;
-  HeadRows from;
-  Activations x;
+  uint32_t rows;
 
   __device__ Source source(uint32_t unit, uint32_t part, uint32_t step, uint32_t* tile) const {
     *tile = step;
     return {packed, rows, cols, unit * kParts + part};
   }
-  __device__ uint32_t tile(uint32_t step) const { return step; }
-  template <int>
-  __device__ Columns<C> columns(uint32_t, uint32_t lane) const {
-    return columns_in_order<C>(count, lane);
+  template <class F, int N>
+  __device__ void stage(uint8_t* to, uint32_t first, uint32_t some) const {
+    if constexpr (F::kFloat) {
+      F::template stage<N>(to, *this, first, some);
+    } else {
+      quantize<F, N>(to, first, some);
+    }
   }
-  __device__ void begin() {
-    wait_for_previous();
-    let_next_start();
-    x = from.fill<F>();
+
+  // A warp takes 128 columns of a token, eight lanes a group of 32.
+  template <class F, int N>
+  __device__ void quantize(uint8_t* to, uint32_t first, uint32_t some) const {
+    const uint32_t lane = threadIdx.x % 32, pieces = some * (F::kCols / 128);
+    for (uint32_t i = threadIdx.x / 32; i < pieces * N; i += blockDim.x / 32) {
+      const uint32_t token = i % N, column = i / N * 128 + lane * 4, from = first * F::kCols + column;
+      float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (token < count && from < cols) v = *reinterpret_cast<const float4*>(x.f32 + uint64_t(token) * x.stride + from);
+      float peak = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+      for (int lanes = 4; lanes > 0; lanes /= 2) peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, lanes));
+      const float scale = peak < kSmallestPeak ? 0.0f : peak / 127.0f, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
+      const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse), __float2int_rn(v.z * inverse),
+                        __float2int_rn(v.w * inverse)};
+      int sum = q[0] + q[1] + q[2] + q[3];
+      for (uint32_t lanes = F::kStep / 8; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+      const uint32_t unit = column % F::kCols / F::kStep * N + token;
+      uint8_t* tile = to + column / F::kCols * F::template kMet<N>;
+      *reinterpret_cast<char4*>(tile + unit * F::kStep + column % F::kStep) = make_char4(q[0], q[1], q[2], q[3]);
+      auto* factors = reinterpret_cast<float*>(tile + F::kUnits * N * F::kStep);
+      if (column % F::kStep == 0) {
+        factors[unit] = scale;
+        if constexpr (F::kHasMins) factors[F::kUnits * N + unit] = scale * sum;
+      }
+    }
   }
 };
 
-template <class F, int C>
-struct Absorb : HeadJob<F, C, 1> {
+struct Absorb : HeadJob<1> {
   AbsorbFew args;
   uint32_t head, heads;
 
   __device__ bf16* row_of(uint32_t token) const {
-    return args.absorbed + (uint64_t(token) * heads + head) * (this->rows + args.rope_dim);
+    return args.absorbed + (uint64_t(token) * heads + head) * (rows + args.rope_dim);
   }
-  __device__ void take(uint32_t unit, uint32_t, uint32_t column, uint32_t row, float value) const {
+  __device__ void take(uint32_t unit, uint32_t, uint32_t token, uint32_t row, float value) const {
     const uint32_t at = unit * kTileRows + row;
-    if (at < this->rows) row_of(column)[at] = __float2bfloat16(value);
+    if (at < rows) row_of(token)[at] = __float2bfloat16(value);
   }
   __device__ void finish(uint32_t, const Team&) const {}
   // The rest of the query, pairs (2 i, 2 i + 1) turned by the position's angles.
   __device__ void rotate() const {
     const uint32_t pairs = args.rope_dim / 2;
-    for (uint32_t i = threadIdx.x; i < this->count * pairs; i += blockDim.x) {
+    for (uint32_t i = threadIdx.x; i < count * pairs; i += blockDim.x) {
       const uint32_t token = i / pairs, pair = i % pairs;
       const uint32_t position = max(args.positions[token], 0);
       const float2 turn = reinterpret_cast<const float2*>(args.rope)[uint64_t(position) * pairs + pair];
-      const float2 v =
-          reinterpret_cast<const float2*>(this->from.from + uint64_t(token) * this->from.stride + args.nope_dim)[pair];
-      reinterpret_cast<__nv_bfloat162*>(row_of(token) + this->rows)[pair] =
+      const float2 v = reinterpret_cast<const float2*>(x.f32 + uint64_t(token) * x.stride + args.nope_dim)[pair];
+      reinterpret_cast<__nv_bfloat162*>(row_of(token) + rows)[pair] =
           __floats2bfloat162_rn(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
     }
   }
 };
 
-template <class F, int C>
-struct Expand : HeadJob<F, C, 2> {
+template <int N>
+struct Expand : HeadJob<2> {
   Rows values;
   uint32_t head;
-  float (*finished)[32];  // [8 * C] of this team
+  float (*finished)[32];  // [N] of this team
 
-  __device__ void take(uint32_t, uint32_t part, uint32_t column, uint32_t row, float value) const {
-    finished[column][part * kTileRows + row] = value;
+  __device__ void take(uint32_t, uint32_t part, uint32_t token, uint32_t row, float value) const {
+    finished[token][part * kTileRows + row] = value;
   }
   __device__ void finish(uint32_t unit, const Team& team) const {
     team.meet();
-    const uint32_t lane = threadIdx.x % 32, at = head * this->rows + unit * 32 + lane % 8 * 4;
-    for (uint32_t first = 4 * team.rank; first < this->count; first += 4 * team.width) {  // eight lanes a column
-      const uint32_t column = min(first + lane / 8, this->count - 1);
-      write_forms(values, column, at, *reinterpret_cast<const float4*>(&finished[column][lane % 8 * 4]));
-      if (head * this->rows + unit * 32 + 32 == values.cols)
+    const uint32_t lane = threadIdx.x % 32, at = lane % 8 * 4, first_column = head * rows + unit * 32;
+    for (uint32_t first = 4 * team.rank; first < count; first += 4 * team.width) {  // eight lanes a token
+      const uint32_t token = min(first + lane / 8, count - 1);
+      write_forms(values, token, first_column + at, *reinterpret_cast<const float4*>(&finished[token][at]));
+      if (first_column + 32 == values.cols)
         for (uint32_t behind = values.cols; behind < padded_cols(values.cols); behind += 32)
-          write_forms(values, column, behind + lane % 8 * 4, {0.0f, 0.0f, 0.0f, 0.0f});
+          write_forms(values, token, behind + at, {0.0f, 0.0f, 0.0f, 0.0f});
     }
-    team.meet();
   }
 };
 
-template <class F, int C>
-__device__ uint8_t* behind_rings(uint8_t* shared) {
-  return shared + blockDim.x / 32 * kBytesOfWarp<F, C>;
+// What both kernels fill in alike: the matrix of a head, and its rows of activations in x.f32.
+template <class F, class Job>
+__device__ void fill(Job& job, const Matrix& w, uint32_t n, const float* from, uint32_t stride, uint32_t rows_a_unit) {
+  job.x = {nullptr, nullptr, nullptr, from, 0, stride};
+  job.units = (w.rows + rows_a_unit - 1) / rows_a_unit, job.steps = (w.cols + F::kCols - 1) / F::kCols;
+  job.cols = w.cols, job.count = n;
+  job.packed = w.packed + blockIdx.y * w.stride, job.rows = w.rows;
 }
 
-template <class F, int C>
-__global__ void __launch_bounds__(32 * kMostWarps)
+template <class F, int N>
+__global__ void __launch_bounds__(32 * kMostWarps, 1)
     absorb_kernel(const Matrix k_b, const __grid_constant__ AbsorbFew args, uint32_t n, Cut cut) {
   extern __shared__ __align__(128) uint8_t shared[];
-  const uint32_t head = blockIdx.y, query = args.nope_dim + args.rope_dim;
-  Absorb<F, C> job;
-  job.packed = k_b.packed + head * k_b.stride;
-  job.rows = k_b.rows, job.cols = k_b.cols, job.count = n;
-  job.units = (k_b.rows + kTileRows - 1) / kTileRows, job.steps = (k_b.cols + F::kCols - 1) / F::kCols;
-  job.from = {args.q + head * query, n, args.nope_dim, k_b.count * query, behind_rings<F, C>(shared)};
-  job.args = args, job.head = head, job.heads = k_b.count;
-  run<F, C>(job, Team(cut), shared);
+  const uint32_t query = args.nope_dim + args.rope_dim;
+  Absorb job;
+  fill<F>(job, k_b, n, args.q + blockIdx.y * query, k_b.count * query, kTileRows);
+  job.args = args, job.head = blockIdx.y, job.heads = k_b.count;
+  run<F, N>(job, cut, shared);
   if (blockIdx.x == 0) job.rotate();
 }
 
-template <class F, int C>
-__global__ void __launch_bounds__(32 * kMostWarps)
+template <class F, int N>
+__global__ void __launch_bounds__(32 * kMostWarps, 1)
     expand_kernel(const Matrix v_b, const float* latent, const Rows values, uint32_t n, Cut cut) {
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ __align__(16) float finished[kMostTeams][8 * C][32];
-  const uint32_t head = blockIdx.y;
-  const Team team(cut);
-  Expand<F, C> job;
-  job.packed = v_b.packed + head * v_b.stride;
-  job.rows = v_b.rows, job.cols = v_b.cols, job.count = n;
-  job.units = v_b.rows / 32, job.steps = (v_b.cols + F::kCols - 1) / F::kCols;
-  job.from = {latent + head * v_b.cols, n, v_b.cols, v_b.count * v_b.cols, behind_rings<F, C>(shared)};
-  job.values = values, job.head = head, job.finished = finished[team.in_block];
-  run<F, C>(job, team, shared);
+  __shared__ __align__(16) float finished[kMostTeams][N][32];
+  Expand<N> job;
+  fill<F>(job, v_b, n, latent + blockIdx.y * v_b.cols, v_b.count * v_b.cols, 32);
+  job.values = values, job.head = blockIdx.y, job.finished = finished[threadIdx.x / 32 / cut.width];
+  run<F, N>(job, cut, shared);
 }
 
 // Teams of all heads, and those of one head as the grid's x.
-template <class F, int C>
-Cut cut_heads(const Matrix& w, uint32_t rows_a_unit) {
-  const uint32_t units = (w.rows + rows_a_unit - 1) / rows_a_unit;
-  Cut how = cut(units * w.count, (w.cols + F::kCols - 1) / F::kCols, kBytesOfWarp<F, C>);
+template <class F, int N>
+Cut cut_heads(const Matrix& w, uint32_t parts) {
+  const uint32_t units = (w.rows + parts * kTileRows - 1) / (parts * kTileRows);
+  Cut how = cut(cut_of<F, N>(units * w.count, parts, (w.cols + F::kCols - 1) / F::kCols));
   how.teams = std::min(units, (how.teams + w.count - 1) / w.count);
   return how;
 }
 
-template <class F, int C>
+template <class F, int N>
 cudaError_t start_absorb(cudaStream_t stream, uint32_t n, const AbsorbFew& args) {
   const Matrix& k_b = *args.k_b;
-  const Cut how = cut_heads<F, C>(k_b, kTileRows);
-  const size_t bytes = how.warps() * kBytesOfWarp<F, C> + HeadRows::bytes(n, k_b.cols);
-  CUDA_TRY(launch({how.grid(k_b.count), how.threads(), bytes, stream}, absorb_kernel<F, C>, k_b, args, n, how));
+  const Cut how = cut_heads<F, N>(k_b, 1);
+  CUDA_TRY(launch({how.grid(k_b.count), how.threads(), how.bytes, stream}, absorb_kernel<F, N>, k_b, args, n, how));
   return cudaSuccess;
 }
 
-template <class F, int C>
+template <class F, int N>
 cudaError_t start_expand(cudaStream_t stream, uint32_t n, const Matrix& v_b, const float* latent, const Rows& values) {
-  const Cut how = cut_heads<F, C>(v_b, 32);
-  const size_t bytes = how.warps() * kBytesOfWarp<F, C> + HeadRows::bytes(n, v_b.cols);
-  CUDA_TRY(
-      launch({how.grid(v_b.count), how.threads(), bytes, stream}, expand_kernel<F, C>, v_b, latent, values, n, how));
+  const Cut how = cut_heads<F, N>(v_b, 2);
+  CUDA_TRY(launch({how.grid(v_b.count), how.threads(), how.bytes, stream}, expand_kernel<F, N>, v_b, latent, values, n,
+                  how));
   return cudaSuccess;
 }
 
@@ -176,28 +164,23 @@ cudaError_t start_expand(cudaStream_t stream, uint32_t n, const Matrix& v_b, con
 
 cudaError_t absorb_few(cudaStream_t stream, uint32_t n, const AbsorbFew& args) {
   if (n == 0 || n > kFewRows) CUDA_TRY(cudaErrorInvalidValue);
-  return with_format(args.k_b->type, [&](auto format) {
-    using F = decltype(format);
-    return n <= 8 ? start_absorb<F, 1>(stream, n, args) : start_absorb<F, 2>(stream, n, args);
+  return with_kernel(args.k_b->type, n, [&](auto format, auto tokens) {
+    return start_absorb<decltype(format), decltype(tokens)::value>(stream, n, args);
   });
 }
 
 cudaError_t expand_few(cudaStream_t stream, uint32_t n, const Matrix& v_b, const float* latent, const Rows& values) {
   if (n == 0 || n > kFewRows || v_b.rows % 32 != 0) CUDA_TRY(cudaErrorInvalidValue);
-  return with_format(v_b.type, [&](auto format) {
-    using F = decltype(format);
-    return n <= 8 ? start_expand<F, 1>(stream, n, v_b, latent, values)
-                  : start_expand<F, 2>(stream, n, v_b, latent, values);
+  return with_kernel(v_b.type, n, [&](auto format, auto tokens) {
+    return start_expand<decltype(format), decltype(tokens)::value>(stream, n, v_b, latent, values);
   });
 }
 
 cudaError_t prepare_head_products() {
-  return for_all_formats([](auto format) -> cudaError_t {
+  return for_all_kernels([](auto format, auto tokens) -> cudaError_t {
     using F = decltype(format);
-    CUDA_TRY(allow_shared_memory(absorb_kernel<F, 1>));
-    CUDA_TRY(allow_shared_memory(absorb_kernel<F, 2>));
-    CUDA_TRY(allow_shared_memory(expand_kernel<F, 1>));
-    CUDA_TRY(allow_shared_memory(expand_kernel<F, 2>));
+    CUDA_TRY(allow_shared_memory(absorb_kernel<F, decltype(tokens)::value>));
+    CUDA_TRY(allow_shared_memory(expand_kernel<F, decltype(tokens)::value>));
     return cudaSuccess;
   });
 }

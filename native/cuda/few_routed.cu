@@ -58,14 +58,13 @@ __device__ void find_present(Present& present, const int32_t* chosen, const int3
   __syncthreads();
 }
 
-struct Down {
+struct Down : InOrder {  // steps: `tiles` of each expert, one expert after the other
   static constexpr int kParts = 1;
   const uint8_t* packed;
   uint64_t stride;
-  Activations x;
   const float* weight;
   float* sum;
-  uint32_t rows, units, steps, cols, count, tiles;  // steps: `tiles` of each expert, one expert after the other
+  uint32_t rows, tiles;
   const Present* present;
 
   __device__ Source source(uint32_t unit, uint32_t, uint32_t step, uint32_t* tile) const {
@@ -73,62 +72,44 @@ struct Down {
     *tile = step - expert * tiles;
     return {packed + present->slot[expert] * stride, rows, cols, unit};
   }
-  __device__ uint32_t tile(uint32_t step) const { return step % tiles; }
-  template <int C>
-  __device__ Columns<C> columns(uint32_t step, uint32_t lane) const {
+  __device__ Meeting meeting(uint32_t step, uint32_t token) const {
     const uint32_t expert = step / tiles;
-    Columns<C> columns;
-    const auto column = [&](uint32_t token, uint32_t* of, float* factor) {
-      const int pair = present->pair_of[expert][token];
-      *of = pair < 0 ? present->some_pair[expert] : pair;
-      *factor = pair < 0 ? 0.0f : weight[pair];
-    };
-    for (uint32_t c = 0; c < C; c++) {
-      column(8 * c + lane / 4, &columns.of_g[c], &columns.factor_g[c]);
-      for (uint32_t i = 0; i < 2; i++) column(8 * c + lane % 4 * 2 + i, &columns.of_t[c][i], &columns.factor_t[c][i]);
-    }
-    return columns;
+    const int32_t pair = token < count ? present->pair_of[expert][token] : -1;
+    return {pair, step - expert * tiles, pair < 0 ? 0.0f : weight[pair]};
   }
-  __device__ void begin() const {
-    wait_for_previous();
-    let_next_start();
+  template <class F, int N>
+  __device__ void stage(uint8_t* to, uint32_t first, uint32_t some) const {
+    F::template stage<N>(to, *this, first, some);
   }
-  __device__ void take(uint32_t unit, uint32_t, uint32_t column, uint32_t row, float value) const {
+  __device__ void take(uint32_t unit, uint32_t, uint32_t token, uint32_t row, float value) const {
     const uint32_t at = unit * kTileRows + row;
-    if (at < rows) sum[uint64_t(column) * rows + at] = value;
+    if (at < rows) sum[uint64_t(token) * rows + at] = value;
   }
   __device__ void finish(uint32_t, const Team&) const {}
 };
 
-template <class F, int C>
-__global__ void __launch_bounds__(32 * kMostWarps)
+template <class F, int N>
+__global__ void __launch_bounds__(32 * kMostWarps, 1)
     down_kernel(const Matrix down, const Activations mid, const __grid_constant__ RoutedFew args, uint32_t n, Cut cut) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ Present present;
   find_present(present, args.chosen, args.slot_of, n * args.used, args.used, args.experts);
-  const uint32_t tiles = (down.cols + F::kCols - 1) / F::kCols;
-  const Down job = {down.packed,
-                    down.stride,
-                    mid,
-                    args.weight,
-                    args.sum,
-                    down.rows,
-                    (down.rows + kTileRows - 1) / kTileRows,
-                    present.experts * tiles,
-                    down.cols,
-                    n,
-                    tiles,
-                    &present};
-  run<F, C>(job, Team(cut), shared);
+  Down job;
+  job.tiles = (down.cols + F::kCols - 1) / F::kCols;
+  job.x = mid, job.units = (down.rows + kTileRows - 1) / kTileRows, job.steps = present.experts * job.tiles;
+  job.cols = down.cols, job.count = n;
+  job.packed = down.packed, job.stride = down.stride, job.weight = args.weight, job.sum = args.sum;
+  job.rows = down.rows, job.present = &present;
+  run<F, N>(job, cut, shared);
 }
 
-template <class F, int C>
+template <class F, int N>
 cudaError_t start(cudaStream_t stream, uint32_t n, const RoutedFew& args) {
   const Matrix& down = *args.down;
   const uint32_t tiles = (down.cols + F::kCols - 1) / F::kCols;
-  const Cut how = cut((down.rows + kTileRows - 1) / kTileRows, n * args.used * tiles, kBytesOfWarp<F, C>);
-  CUDA_TRY(launch({how.grid(), how.threads(), how.warps() * kBytesOfWarp<F, C>, stream}, down_kernel<F, C>, down,
-                  activations(args.mid), args, n, how));
+  const Cut how = cut(cut_of<F, N>((down.rows + kTileRows - 1) / kTileRows, 1, n * args.used * tiles));
+  CUDA_TRY(launch({how.grid(), how.threads(), how.bytes, stream}, down_kernel<F, N>, down, activations(args.mid), args,
+                  n, how));
   return cudaSuccess;
 }
 
@@ -137,18 +118,14 @@ cudaError_t start(cudaStream_t stream, uint32_t n, const RoutedFew& args) {
 cudaError_t route_few(cudaStream_t stream, const Rows& x, uint32_t n, const RoutedFew& experts) {
   if (n == 0 || n > kFewRows || n * experts.used > kMostPairs) CUDA_TRY(cudaErrorInvalidValue);
   CUDA_TRY(gate_up_routed(stream, x, n, experts));
-  return with_format(experts.down->type, [&](auto format) {
-    using F = decltype(format);
-    return n <= 8 ? start<F, 1>(stream, n, experts) : start<F, 2>(stream, n, experts);
+  return with_kernel(experts.down->type, n, [&](auto format, auto tokens) {
+    return start<decltype(format), decltype(tokens)::value>(stream, n, experts);
   });
 }
 
 cudaError_t prepare_route_few() {
-  return for_all_formats([](auto format) -> cudaError_t {
-    using F = decltype(format);
-    CUDA_TRY(allow_shared_memory(down_kernel<F, 1>));
-    CUDA_TRY(allow_shared_memory(down_kernel<F, 2>));
-    return cudaSuccess;
+  return for_all_kernels([](auto format, auto tokens) {
+    return allow_shared_memory(down_kernel<decltype(format), decltype(tokens)::value>);
   });
 }
 

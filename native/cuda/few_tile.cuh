@@ -1,30 +1,36 @@
-// What one warp does with one tile of weights in shared memory: 16 rows meet up to 8 * C activation columns on the tensor
+// What one warp does with one tile of weights in shared memory: 16 rows meet N tokens (1, 2, 4, 8 or 16) on the tensor
 // cores, or in plain float arithmetic where weights are floats.
 //
-// Results lie as the tensor product leaves them: acc[c] = rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1
-// of columns 8 c ... of lane 4 g + t.
+// A tensor product has eight columns, of which few tokens would leave most idle. So a column is a pair (unit of 32 or 16
+// weight columns that share a scale, token), and eight of them go into one set of sums: with one token, eight units. Each
+// product still adds one unit; the columns of other units see zeros. What follows the products (scales, conversion) is
+// then done once for eight units instead of eight times.
+//
+// Activations lie in shared memory in this order too, tile by tile: values [unit][token], then scales [unit][token], then
+// sums. Sums come out as acc[c] = rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1 of set c, lane 4 g + t.
 #pragma once
-#include "matrix_format.cuh"
+#include <algorithm>
+
+#include "few_scales.cuh"
 
 namespace perigee::cuda {
 
-// Rows of activations to read. `padded` and `stride` are the row strides of the quantized and the float form.
+// Rows of activations to read; the strides of the quantized and of the float form.
 struct Activations {
   const int8_t* q;
   const float *scale, *sum, *f32;
   uint32_t padded, stride;
 };
-
 inline Activations activations(const Rows& x) { return {x.q, x.scale, x.sum, x.f32, padded_cols(x.cols), x.cols}; }
 
-// Which activation row is column g, and which are columns 2 t and 2 t + 1, each with a factor (1 unless weighted).
-template <int C>
-struct Columns {
-  uint32_t of_g[C], of_t[C][2];
-  float factor_g[C], factor_t[C][2];
+// What a token's column holds at a step: the activations of `row` that weight tile `tile` meets, times factor. No row: zeros.
+struct Meeting {
+  int32_t row;
+  uint32_t tile;
+  float factor;
 };
 
-// Where the tiles of one run of rows begin.
+// Where the tiles of one run of 16 rows begin.
 struct Source {
   const uint8_t* packed;
   uint32_t rows, cols, row_tile;
@@ -46,14 +52,14 @@ constexpr uint32_t kRaised = 0x4B400000;
 __device__ inline float lowered(uint32_t bits) { return __uint_as_float(bits) - 12582912.0f; }
 
 __device__ inline void mma_k32(uint32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(kRaised));
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 __device__ inline void mma_k16(uint32_t (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a0), "r"(a1), "r"(b), "r"(kRaised));
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a0), "r"(a1), "r"(b));
 }
 __device__ inline void mma_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -64,123 +70,176 @@ __device__ inline void mma_tf32(float (&d)[4], const float (&a)[4], float b0, fl
 // The part of a float that the tensor cores see as tf32; the rest is another 13 bits.
 __device__ inline float tf32_part(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000); }
 
+template <int N>
+constexpr int kSets = N < 8 ? 1 : N / 8;  // of eight columns that a unit meets
+
 template <class T>
 struct Quantized {
   static constexpr uint32_t kBytes = T::kBytes, kCols = T::kCols;
   static constexpr float kUnit = T::kUnit;
   static constexpr bool kFloat = false;
+  static constexpr uint32_t kStep = T::kHalves ? 16 : 32, kUnits = kCols / kStep;
+  static constexpr int kLeast = kUnits < 8 ? 8 / kUnits : 1;  // tokens: a tile has to fill eight columns
+  static constexpr bool kHasMins = T::kScales == Scales::K4 || T::kScales == Scales::Floats;
+
+  // Bytes of the activations that a tile meets.
+  template <int N>
+  static constexpr uint32_t kMet = kUnits * N * (kStep + 4 + (kHasMins ? 4 : 0));
 
   // Brings tile k of the rows into shared memory; the caller commits.
   static __device__ void fetch(uint8_t* to, const Source& from, uint32_t k, uint32_t lane) {
     const uint32_t tiles = (from.cols + kCols - 1) / kCols;
-    const uint8_t* tile = from.packed + (uint64_t(from.row_tile) * tiles + k) * kBytes;
+    const uint8_t* tile = from.packed + (uint64_t(from.row_tile) * tiles + k) * kBytes + lane * 16;
+    to += lane * 16;
 #pragma unroll
     for (uint32_t at = 0; at < kBytes; at += 512)
-      if (at + 512 <= kBytes || at + lane * 16 < kBytes) copy_async(to + at + lane * 16, tile + at + lane * 16);
+      if (at + 512 <= kBytes || at + lane * 16 < kBytes) copy_async(to + at, tile + at);
   }
 
-  template <int C>
-  static __device__ void meet(const uint8_t* tile, uint32_t k, uint32_t, const Activations& x,
-                              const Columns<C>& columns, uint32_t lane, float (&acc)[C][4]) {
-    const uint32_t g = lane / 4, t = lane % 4, groups = x.padded / 32, col = k * kCols;
-    const RowScales<T> scales(tile, g);
-    const int8_t* q[C];
-    const float* column_scale[C][2];
-    for (int c = 0; c < C; c++) {
-      q[c] = x.q + uint64_t(columns.of_g[c]) * x.padded + col + (T::kHalves ? 4 : 8) * t;
-      for (int i = 0; i < 2; i++) column_scale[c][i] = x.scale + uint64_t(columns.of_t[c][i]) * groups + col / 32;
+  // Brings the activations of steps first .. first + tiles into shared memory; all threads of the block.
+  template <int N, class Job>
+  static __device__ void stage(uint8_t* to, const Job& job, uint32_t first, uint32_t tiles) {
+    constexpr uint32_t kHalf = kStep / 16, kPieces = kUnits * N * kHalf;  // pieces of 16 bytes
+    const Activations& x = job.x;
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < tiles * kPieces; i += blockDim.x) {
+      const uint32_t tile = i / kPieces, at = i % kPieces, token = at / kHalf % N;
+      const Meeting meeting = job.meeting(first + tile, token);
+      const uint32_t column = meeting.tile * kCols + at / (kHalf * N) * kStep + at % kHalf * 16;
+      uint4 values = {0, 0, 0, 0};
+      if (meeting.row >= 0) values = *reinterpret_cast<const uint4*>(x.q + uint64_t(meeting.row) * x.padded + column);
+      *reinterpret_cast<uint4*>(to + tile * kMet<N> + at * 16) = values;
     }
-    float of_column[C][2][4];
+    constexpr uint32_t kFactors = kUnits * N;
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < tiles * kFactors; i += blockDim.x) {
+      const uint32_t tile = i / kFactors, at = i % kFactors;
+      const Meeting meeting = job.meeting(first + tile, at % N);
+      const uint64_t column = uint64_t(max(meeting.row, 0)) * x.padded + meeting.tile * kCols + at / N * kStep;
+      auto* factors = reinterpret_cast<float*>(to + tile * kMet<N> + kFactors * kStep);
+      factors[at] = meeting.row < 0 ? 0.0f : meeting.factor * x.scale[column / 32];
+      if constexpr (kHasMins) {
+        const float sum = kStep == 32 ? x.sum[column / 16] + x.sum[column / 16 + 1] : x.sum[column / 16];
+        factors[kFactors + at] = meeting.row < 0 ? 0.0f : meeting.factor * sum;
+      }
+    }
+  }
+
+  template <int N>
+  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[kSets<N>][4]) {
+    constexpr int C = kSets<N>, kSpan = N < 8 ? 8 / N : 1;
+    const uint32_t g = lane / 4, t = lane % 4;
+    const LaneScales<T, N> scales(tile, g, t);
+    const auto* factors = reinterpret_cast<const float*>(met + kUnits * N * kStep);
+    float sums[C][4] = {};
 #pragma unroll
-    for (int s = 0; s < T::kGroups; s++) {
-      if (s % 4 == 0) {
-        for (int c = 0; c < C; c++) {
-          for (int i = 0; i < 2; i++) {
-            const float4 four = *reinterpret_cast<const float4*>(column_scale[c][i] + s);
-            const float factor = columns.factor_t[c][i];
-            of_column[c][i][0] = four.x * factor, of_column[c][i][1] = four.y * factor;
-            of_column[c][i][2] = four.z * factor, of_column[c][i][3] = four.w * factor;
-          }
+    for (int base = 0; base < int(kUnits); base += kSpan) {
+      uint32_t d[C][4], b[C][2];
+      for (int c = 0; c < C; c++) {
+        const uint32_t set = base * N / 8 + c;
+        for (int i = 0; i < 4; i++) d[c][i] = kRaised;
+        if constexpr (T::kHalves) {
+          b[c][0] = *reinterpret_cast<const uint32_t*>(met + set * 128 + lane * 4);
+        } else {
+          const uint2 both = *reinterpret_cast<const uint2*>(met + set * 256 + lane * 8);
+          b[c][0] = both.x, b[c][1] = both.y;
         }
       }
-      uint32_t a[4];
-      read_codes<T>(tile, lane, s, a);
-      for (int half = 0; half < (T::kHalves ? 2 : 1); half++) {
-        const float row0 = scales.scale(0, s, half), row1 = scales.scale(1, s, half);
+      for (int j = 0; j < kSpan; j++) {
+        const int unit = base + j;
+        const bool mine = kSpan == 1 || g / N == uint32_t(j);
+        uint32_t a[4];
+        read_codes<T>(tile, lane, T::kHalves ? unit / 2 : unit, a);
         for (int c = 0; c < C; c++) {
-          uint32_t d[4];
-          if constexpr (T::kHalves) {
-            mma_k16(d, a[2 * half], a[2 * half + 1], *reinterpret_cast<const uint32_t*>(q[c] + 32 * s + 16 * half));
-          } else {
-            const uint2 b = *reinterpret_cast<const uint2*>(q[c] + 32 * s);
-            mma_k32(d, a, b.x, b.y);
+          if constexpr (T::kHalves) mma_k16(d[c], a[unit % 2 * 2], a[unit % 2 * 2 + 1], mine ? b[c][0] : 0);
+          else mma_k32(d[c], a, mine ? b[c][0] : 0, mine ? b[c][1] : 0);
+        }
+      }
+      float scale[2][2];
+      for (int row = 0; row < 2; row++) {
+        scale[row][0] = scales.scale(row, base, 0);
+        scale[row][1] = N == 1 ? scales.scale(row, base, 1) : scale[row][0];
+      }
+      for (int c = 0; c < C; c++) {
+        const uint32_t column = base * N + 8 * c + 2 * t;
+        const float2 factor = *reinterpret_cast<const float2*>(factors + column);
+        sums[c][0] = fmaf(lowered(d[c][0]), scale[0][0] * factor.x, sums[c][0]);
+        sums[c][1] = fmaf(lowered(d[c][1]), scale[0][1] * factor.y, sums[c][1]);
+        sums[c][2] = fmaf(lowered(d[c][2]), scale[1][0] * factor.x, sums[c][2]);
+        sums[c][3] = fmaf(lowered(d[c][3]), scale[1][1] * factor.y, sums[c][3]);
+        if constexpr (T::kScales == Scales::Floats) {
+          const float2 sum = *reinterpret_cast<const float2*>(factors + kUnits * N + column);
+          for (int row = 0; row < 2; row++) {
+            sums[c][2 * row] = fmaf(-scales.min(row, base, 0), sum.x, sums[c][2 * row]);
+            sums[c][2 * row + 1] = fmaf(-scales.min(row, base, 1), sum.y, sums[c][2 * row + 1]);
           }
-          const float column0 = of_column[c][0][s % 4], column1 = of_column[c][1][s % 4];
-          acc[c][0] = fmaf(lowered(d[0]), row0 * column0, acc[c][0]);
-          acc[c][1] = fmaf(lowered(d[1]), row0 * column1, acc[c][1]);
-          acc[c][2] = fmaf(lowered(d[2]), row1 * column0, acc[c][2]);
-          acc[c][3] = fmaf(lowered(d[3]), row1 * column1, acc[c][3]);
         }
       }
     }
-    if constexpr (T::kScales == Scales::K4) subtract_mins<C>(scales, x, col, columns, t, acc);
-    if constexpr (T::kScales == Scales::Floats) subtract_float_mins<C>(scales, x, col, columns, acc);
+    if constexpr (T::kScales == Scales::K4) subtract_mins<N>(scales, factors + kUnits * N, g, t, sums);
+    for (int c = 0; c < C; c++) {
+      for (int i = 0; i < 4; i++) {
+        if constexpr (T::kScales == Scales::K6) acc[c][i] = fmaf(scales.d[i / 2], sums[c][i], acc[c][i]);
+        else acc[c][i] += sums[c][i];
+      }
+    }
   }
 
-  // The mins' part is itself a product: 16 rows x 8 groups of small integers with the sums of the columns' groups, which
-  // take two steps because a tf32 holds 11 bits.
-  template <int C>
-  static __device__ void subtract_mins(const RowScales<T>& scales, const Activations& x, uint32_t col,
-                                       const Columns<C>& columns, uint32_t t, float (&acc)[C][4]) {
-    const float mins[4] = {byte_as_float(scales.mins[0][0], t), byte_as_float(scales.mins[1][0], t),
-                           byte_as_float(scales.mins[0][1], t), byte_as_float(scales.mins[1][1], t)};
-    for (int c = 0; c < C; c++) {
-      const float* sums = x.sum + uint64_t(columns.of_g[c]) * (x.padded / 16) + col / 16 + 2 * t;
-      const float2 early = *reinterpret_cast<const float2*>(sums), late = *reinterpret_cast<const float2*>(sums + 8);
-      const float b0 = (early.x + early.y) * columns.factor_g[c], b1 = (late.x + late.y) * columns.factor_g[c];
+  // The mins' part is itself a product: 16 rows x 8 units of small integers with the units' sums, which take two steps
+  // because a tf32 holds 11 bits.
+  template <int N>
+  static __device__ void subtract_mins(const LaneScales<T, N>& scales, const float* unit_sums, uint32_t g, uint32_t t,
+                                       float (&sums)[kSets<N>][4]) {
+    float mins[4];
+    for (int i = 0; i < 4; i++) mins[i] = byte_as_float(scales.mins[i % 2][i / 2], t);
+    for (int c = 0; c < kSets<N>; c++) {
+      const float* at = unit_sums + t * N + 8 * c + g % (N < 8 ? N : 8);
+      const bool token = N >= 8 || g < N;
+      const float b0 = token ? at[0] : 0.0f, b1 = token ? at[4 * N] : 0.0f;
       const float high0 = tf32_part(b0), high1 = tf32_part(b1);
       float d[4] = {};
       mma_tf32(d, mins, high0, high1);
       mma_tf32(d, mins, b0 - high0, b1 - high1);
-      for (int i = 0; i < 4; i++) acc[c][i] = fmaf(-scales.dmin[i / 2], d[i], acc[c][i]);
-    }
-  }
-
-  template <int C>
-  static __device__ void subtract_float_mins(const RowScales<T>& scales, const Activations& x, uint32_t col,
-                                             const Columns<C>& columns, float (&acc)[C][4]) {
-#pragma unroll 2
-    for (int s = 0; s < T::kGroups; s++) {
-      for (int half = 0; half < 2; half++) {
-        const float min0 = scales.min(0, s, half), min1 = scales.min(1, s, half);
-        for (int c = 0; c < C; c++) {
-          for (int i = 0; i < 2; i++) {
-            const float sum = columns.factor_t[c][i] *
-                              x.sum[uint64_t(columns.of_t[c][i]) * (x.padded / 16) + col / 16 + 2 * s + half];
-            acc[c][i] = fmaf(-min0, sum, acc[c][i]);
-            acc[c][2 + i] = fmaf(-min1, sum, acc[c][2 + i]);
-          }
-        }
-      }
+      for (int i = 0; i < 4; i++) sums[c][i] = fmaf(-scales.dmin[i / 2], d[i], sums[c][i]);
     }
   }
 };
 
-// Rows as in the file: 256 bytes of each of 16 rows, set apart so that eight rows do not meet in one bank.
+// Rows as in the file: 256 bytes of each of 16 rows, set apart so that eight rows do not meet in one bank. A unit is four
+// columns, and activations are floats.
 template <DType kType>
 struct Floats {
   static constexpr uint32_t kElement = kType == DType::F32 ? 4 : 2, kRowStride = 272;
-  static constexpr uint32_t kBytes = kTileRows * kRowStride, kCols = 256 / kElement;
+  static constexpr uint32_t kBytes = kTileRows * kRowStride, kCols = 256 / kElement, kUnits = kCols / 4;
   static constexpr float kUnit = 1.0f;
   static constexpr bool kFloat = true;
+  static constexpr int kLeast = 1;
+  template <int N>
+  static constexpr uint32_t kMet = kUnits * N * 16;
 
   static __device__ void fetch(uint8_t* to, const Source& from, uint32_t k, uint32_t lane) {
     const uint32_t bytes = from.cols * kElement, at = 256 * k + lane % 16 * 16;
+    const bool valid = at < bytes;
 #pragma unroll
     for (uint32_t row = lane / 16; row < kTileRows; row += 2) {
       const uint32_t of = min(from.row_tile * kTileRows + row, from.rows - 1);
-      const bool valid = at < bytes;
       copy_async(to + row * kRowStride + lane % 16 * 16, from.packed + uint64_t(of) * bytes + (valid ? at : 0), valid);
+    }
+  }
+
+  template <int N, class Job>
+  static __device__ void stage(uint8_t* to, const Job& job, uint32_t first, uint32_t tiles) {
+    const Activations& x = job.x;
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < tiles * kUnits * N; i += blockDim.x) {
+      const Meeting meeting = job.meeting(first + i / (kUnits * N), i % N);
+      const uint32_t column = meeting.tile * kCols + i / N % kUnits * 4;
+      float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (meeting.row >= 0 && column < job.cols) {
+        v = *reinterpret_cast<const float4*>(x.f32 + uint64_t(meeting.row) * x.stride + column);
+        v.x *= meeting.factor, v.y *= meeting.factor, v.z *= meeting.factor, v.w *= meeting.factor;
+      }
+      reinterpret_cast<float4*>(to)[i] = v;
     }
   }
 
@@ -200,26 +259,24 @@ struct Floats {
     }
   }
 
-  template <int C>
-  static __device__ void meet(const uint8_t* tile, uint32_t k, uint32_t cols, const Activations& x,
-                              const Columns<C>& columns, uint32_t lane, float (&acc)[C][4]) {
-    const uint32_t g = lane / 4, here = min(kCols, cols - k * kCols);
-    float sum[C][4] = {};
+  template <int N>
+  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[kSets<N>][4]) {
+    constexpr uint32_t kSpan = N < 8 ? 8 / N : 1;
+    const uint32_t g = lane / 4, t = lane % 4;
+    const auto* x = reinterpret_cast<const float4*>(met) + 2 * t;
 #pragma unroll 4
-    for (uint32_t j = 0; j < here; j += 4) {
-      const float4 row0 = four(tile + g * kRowStride + j * kElement);
-      const float4 row1 = four(tile + (g + 8) * kRowStride + j * kElement);
-      for (int c = 0; c < C; c++) {
-        for (int i = 0; i < 2; i++) {
-          const float* at = x.f32 + uint64_t(columns.of_t[c][i]) * x.stride + k * kCols + j;
-          const float4 v = *reinterpret_cast<const float4*>(at);
-          sum[c][i] += row0.x * v.x + row0.y * v.y + (row0.z * v.z + row0.w * v.w);
-          sum[c][2 + i] += row1.x * v.x + row1.y * v.y + (row1.z * v.z + row1.w * v.w);
+    for (uint32_t base = 0; base < kUnits; base += kSpan) {
+      for (int q = 0; q < 2; q++) {
+        const uint32_t unit = base + (N < 8 ? (2 * t + q) / N : 0);
+        const float4 row0 = four(tile + g * kRowStride + unit * 4 * kElement);
+        const float4 row1 = four(tile + (g + 8) * kRowStride + unit * 4 * kElement);
+        for (int c = 0; c < kSets<N>; c++) {
+          const float4 v = x[base * N + 8 * c + q];
+          acc[c][q] += row0.x * v.x + row0.y * v.y + (row0.z * v.z + row0.w * v.w);
+          acc[c][2 + q] += row1.x * v.x + row1.y * v.y + (row1.z * v.z + row1.w * v.w);
         }
       }
     }
-    for (int c = 0; c < C; c++)
-      for (int i = 0; i < 4; i++) acc[c][i] = fmaf(sum[c][i], columns.factor_t[c][i % 2], acc[c][i]);
   }
 };
 
@@ -232,12 +289,25 @@ auto with_format(DType type, Use use) {
   return with_tile(type, [&](auto tile) { return use(Quantized<decltype(tile)>()); });
 }
 
-// Calls use(F()) with every format, until one fails.
+// Calls use(F(), N) with the least N of those built that holds n tokens.
 template <typename Use>
-cudaError_t for_all_formats(Use use) {
+cudaError_t with_kernel(DType type, uint32_t n, Use use) {
+  return with_format(type, [&](auto format) -> cudaError_t {
+    constexpr int kLeast = decltype(format)::kLeast;
+    if (n <= kLeast) return use(format, std::integral_constant<int, kLeast>());
+    if (n <= 4) return use(format, std::integral_constant<int, 4>());
+    if (n <= 8) return use(format, std::integral_constant<int, 8>());
+    return use(format, std::integral_constant<int, 16>());
+  });
+}
+
+// Calls use(F(), N) with everything that is built, until one fails.
+template <typename Use>
+cudaError_t for_all_kernels(Use use) {
   for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q4_0, DType::Q5_0, DType::Q8_0, DType::Q4_K,
                            DType::Q5_K, DType::Q6_K, DType::IQ4_NL})
-    if (const cudaError_t code = with_format(type, use); code != cudaSuccess) return code;
+    for (const uint32_t n : {1, 4, 8, 16})
+      if (const cudaError_t code = with_kernel(type, n, use); code != cudaSuccess) return code;
   return cudaSuccess;
 }
 

@@ -224,6 +224,10 @@ static Matrix filler(DType type, uint32_t rows, uint32_t cols, uint32_t count) {
   return m;
 }
 
+static void print_time(uint32_t n, double us, uint64_t bytes, double peak) {
+  printf(" | n%u %6.2f us %4.0f GB/s %3.0f%%", n, us, bytes / us / 1e3, 100 * bytes / us / 1e3 / peak);
+}
+
 static void time_multiply(double peak) {
   constexpr uint32_t kShapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192},  {4096, 7168},
                                      {7168, 2048}, {36864, 7168}, {7168, 18432}, {163840, 7168}};
@@ -237,21 +241,16 @@ static void time_multiply(double peak) {
       float* y = device<float>(size_t(16) * rows);
       printf("%s %6u x %5u", type.name, rows, cols);
       for (const uint32_t n : {1, 2, 4, 8, 16}) {
-        for (const uint32_t warps : {8, 16}) {
-          if (warps == 8 && n != 1 && n != 8) continue;
-          few_warps_per_multiprocessor = warps;
-          const double us = microseconds(
-              std::clamp<uint64_t>((2000u << 20) / bytes, 4, 60),
-              [&](cudaStream_t stream, int i) {
-                Matrix one = all;
-                one.packed += i % copies * all.stride;
-                const Output out = {&one, y, rows, false};
-                MUST(multiply_few(stream, x.rows, n, &out, 1));
-              },
-              5);
-          printf(" | n%u%s %6.2f us %4.0f GB/s %3.0f%%", n, warps == 8 ? " w8" : "", us, bytes / us / 1e3,
-                 100 * bytes / us / 1e3 / peak);
-        }
+        const double us = microseconds(
+            std::clamp<uint64_t>((2000u << 20) / bytes, 4, 60),
+            [&](cudaStream_t stream, int i) {
+              Matrix one = all;
+              one.packed += i % copies * all.stride;
+              const Output out = {&one, y, rows, false};
+              MUST(multiply_few(stream, x.rows, n, &out, 1));
+            },
+            5);
+        print_time(n, us, bytes, peak);
       }
       printf("\n");
       fflush(stdout);
@@ -259,10 +258,6 @@ static void time_multiply(double peak) {
       MUST(cudaFree(y));
     }
   }
-}
-
-static void print_time(uint32_t n, double us, uint64_t bytes, double peak) {
-  printf(" | n%u %6.2f us %4.0f GB/s %3.0f%%", n, us, bytes / us / 1e3, 100 * bytes / us / 1e3 / peak);
 }
 
 // Shared expert, routed experts and the heads' products at Kimi K2's sizes.
