@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['test/runtime/native*.test.ts', 'test/native/*.test.ts'],
+    include: ['test/runtime/native*.test.ts', 'test/runtime/expert-ranks.test.ts', 'test/native/*.test.ts'],
     setupFiles: ['test/native/use-sanitized.ts'],
     pool: 'forks',
     maxWorkers: 1,
