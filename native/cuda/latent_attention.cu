@@ -10,106 +10,102 @@ constexpr uint32_t kMostTokens = 256, kMostTileRows = 64;
 
 // --- the parts of a context, merged by their log-sum-exp in the order of lanes ---------------------------------------
 
-// A block merges a piece of a row: kColumns columns, eight a thread, of parts that its threads take in turns.
+// A block merges a piece of a row: eight columns a thread, and parts that `turns` threads take in turns.
 constexpr uint32_t kMergeThreads = 256, kBatch = 5;  // parts a thread has in flight
+constexpr uint32_t kFewTurns = 4, kManyTurns = 32;   // for whole rows, and for eighths of a row
+constexpr uint32_t kMostLanes = kManyTurns * kBatch;
 
-template <uint32_t kPartThreads>
-struct Merge {
-  static constexpr uint32_t kColumnThreads = kMergeThreads / kPartThreads, kColumns = 8 * kColumnThreads;
-  static constexpr uint32_t kPieces = kLatent / kColumns, kMostParts = kPartThreads * kBatch;
+struct MergeShared {
+  alignas(16) float rows[kMergeThreads * 8];  // [turns][columns of the piece]
+  float sums[kManyTurns], tops[kMergeThreads / 32];
 };
 
-template <uint32_t kPartThreads>
-__device__ void merge_piece(const LatentWork& work, uint32_t group, uint32_t row, uint32_t piece, float* sums) {
-  using M = Merge<kPartThreads>;
+__device__ void merge_piece(const LatentWork& work, uint32_t group, uint32_t row, uint32_t piece, uint32_t turns,
+                            MergeShared& shared) {
   const uint32_t tile = row / work.tile_rows, in_tile = row % work.tile_rows, thread = threadIdx.x;
-  const uint32_t columns = thread % M::kColumnThreads, first = thread / M::kColumnThreads, lane = thread % 32;
+  const uint32_t column_threads = kMergeThreads / turns, width = 8 * column_threads;
+  const uint32_t columns = thread % column_threads, first = thread / column_threads;
   const uint2 spread = work.parts.spread[group];
   const auto at = [&](uint32_t part) { return part_row(work, spread.x + part, part == 0, tile) + in_tile; };
-  const bf16* rows = work.parts.rows + piece * M::kColumns + 8 * columns;
+  const bf16* rows = work.parts.rows + piece * width + 8 * columns;
   uint4 eight[kBatch];
-  float weight[kBatch];  // of parts lane + 32 i
+  float weight[kBatch], top = -INFINITY;
 #pragma unroll
   for (uint32_t i = 0; i < kBatch; i++) {
-    const uint32_t part = first + i * kPartThreads;
+    const uint32_t part = first + i * turns;
     eight[i] = part < spread.y ? __ldcg(reinterpret_cast<const uint4*>(rows + at(part) * kLatent)) : uint4{};
-    weight[i] = lane + 32 * i < spread.y ? __ldcg(work.parts.lse + at(lane + 32 * i)) : -INFINITY;
+    weight[i] = part < spread.y ? __ldcg(work.parts.lse + at(part)) : -INFINITY;
   }
-  float top = -INFINITY, sum = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kBatch; i++) top = fmaxf(top, weight[i]);
+#pragma unroll
   for (uint32_t d = 16; d > 0; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+  if (thread % 32 == 0) shared.tops[thread / 32] = top;
+  __syncthreads();
+#pragma unroll
+  for (uint32_t w = 0; w < kMergeThreads / 32; w++) top = fmaxf(top, shared.tops[w]);
+
+  float added[8] = {}, sum = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kBatch; i++) {
     weight[i] = top == -INFINITY ? 0.0f : exp2_fast(weight[i] - top);
     sum += weight[i];
-  }
-  for (uint32_t d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-  const float inverse = sum > 0 ? 1.0f / sum : 0.0f;
-
-  float added[8] = {};
-#pragma unroll
-  for (uint32_t i = 0; i < kBatch; i++) {
-    const uint32_t part = first + i * kPartThreads;
-    const float mine = kPartThreads == 32 ? __shfl_sync(~0u, weight[i], first) : __shfl_sync(~0u, weight[0], part % 32);
     const auto* pairs = reinterpret_cast<const __nv_bfloat162*>(&eight[i]);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       const float2 pair = __bfloat1622float2(pairs[j]);
-      added[2 * j] += mine * pair.x;
-      added[2 * j + 1] += mine * pair.y;
+      added[2 * j] += weight[i] * pair.x;
+      added[2 * j + 1] += weight[i] * pair.y;
     }
   }
-  // Eight values that lie together are two columns of each of four blocks of eight.
+  if (columns == 0) shared.sums[first] = sum;
+    // Eight values that lie together are two columns of each of four blocks of eight.
 #pragma unroll
   for (int j = 0; j < 4; j++)
-    *reinterpret_cast<float2*>(sums + first * M::kColumns + columns / 4 * 32 + 8 * j + columns % 4 * 2) = {
+    *reinterpret_cast<float2*>(shared.rows + first * width + columns / 4 * 32 + 8 * j + columns % 4 * 2) = {
         added[2 * j], added[2 * j + 1]};
   __syncthreads();
-  float* out = work.args.out + (uint64_t{group} * work.rows() + row) * kLatent + piece * M::kColumns;
-  for (uint32_t c = thread; c < M::kColumns; c += kMergeThreads) {
-    float total = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < kPartThreads; i++) total += sums[i * M::kColumns + c];
-    out[c] = total * inverse;
+  float* out = work.args.out + (uint64_t{group} * work.rows() + row) * kLatent + piece * width;
+#pragma unroll 1
+  for (uint32_t c = thread; c < width; c += kMergeThreads) {
+    float total = 0, weights = 0;
+#pragma unroll 4
+    for (uint32_t i = 0; i < turns; i++) {
+      total += shared.rows[i * width + c];
+      weights += shared.sums[i];
+    }
+    out[c] = weights > 0 ? total / weights : 0.0f;
   }
   __syncthreads();
-}
-
-template <uint32_t kPartThreads>
-__device__ void merge_rows(const LatentWork& work, const uint32_t* unfinished, uint32_t count, float* sums) {
-  constexpr uint32_t kPieces = Merge<kPartThreads>::kPieces;
-  const uint32_t pieces = work.rows() * kPieces;
-  for (uint32_t i = blockIdx.x; i < count * pieces; i += gridDim.x) {
-    const uint32_t group = unfinished[i / pieces], row = i % pieces / kPieces;
-    if (group * work.rows() + row < work.args.n * work.args.heads)
-      merge_piece<kPartThreads>(work, group, row, i % kPieces, sums);
-  }
 }
 
 __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ LatentWork work) {
   __shared__ uint32_t unfinished[kMostTokens], found[kMergeThreads / 32];
-  __shared__ alignas(16) float sums[kMergeThreads * 8];
+  __shared__ MergeShared shared;
   const uint32_t warp = threadIdx.x / 32;
   wait_for_previous();
   let_next_start();
   const uint32_t parts = threadIdx.x < work.groups ? work.parts.spread[threadIdx.x].y : 1;
   const uint32_t open = __ballot_sync(~0u, parts != 1);
   if (threadIdx.x % 32 == 0) found[warp] = __popc(open);
-  const bool many = __syncthreads_or(parts > Merge<4>::kMostParts);
+  const bool many = __syncthreads_or(parts > kFewTurns * kBatch);
   uint32_t count = 0, before = 0;
+#pragma unroll 1
   for (uint32_t w = 0; w < kMergeThreads / 32; w++) {
     if (w == warp) before = count;
     count += found[w];
   }
   if (parts != 1) unfinished[before + __popc(open & ((1u << threadIdx.x % 32) - 1))] = threadIdx.x;
   __syncthreads();
-  if (many) merge_rows<32>(work, unfinished, count, sums);
-  else merge_rows<4>(work, unfinished, count, sums);
+  const uint32_t turns = many ? kManyTurns : kFewTurns, pieces = turns / kFewTurns;
+#pragma unroll 1
+  for (uint32_t i = blockIdx.x; i < count * work.rows() * pieces; i += gridDim.x) {
+    const uint32_t group = unfinished[i / pieces / work.rows()], row = i / pieces % work.rows();
+    if (group * work.rows() + row < work.args.n * work.args.heads)
+      merge_piece(work, group, row, i % pieces, turns, shared);
+  }
 }
-static_assert(kMostTokens <= kMergeThreads);
-
-constexpr uint32_t kMostLanes = Merge<32>::kMostParts;
+static_assert(kMostTokens <= kMergeThreads && kMergeThreads * 8 == kFewTurns * kLatent);
 
 // --- any width: a block for each query row, a warp for every eighth token ---------------------------------------------
 
@@ -222,7 +218,8 @@ cudaError_t attend_latents_by(LatentKernel kernel, cudaStream_t stream, const La
   const bool warpgroups = kernel == LatentKernel::Warpgroups;
   const LatentWork work = deal(args, warpgroups ? kMostTileRows : warps_tile_rows());
   CUDA_TRY(warpgroups ? run_warpgroups(stream, work) : run_warps(stream, work));
-  const uint32_t merges = std::min<uint32_t>(work.groups * work.rows() * Merge<32>::kPieces, 4 * multiprocessors());
+  const uint32_t merges =
+      std::min<uint32_t>(work.groups * work.rows() * (kManyTurns / kFewTurns), 4 * multiprocessors());
   CUDA_TRY(launch({dim3(merges), dim3(kMergeThreads), 0, stream}, merge_kernel, work));
   return cudaSuccess;
 }
@@ -240,6 +237,9 @@ cudaError_t attend_latents(cudaStream_t stream, const LatentAttention& args) {
 cudaError_t prepare_latent_attention(int device) {
   int major = 0;
   CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  // The merge runs between kernels that want all of the shared memory: another division of it would have to be waited for.
+  CUDA_TRY(cudaFuncSetAttribute(merge_kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared));
   if (major == 9) CUDA_TRY(prepare_warpgroups());
   return prepare_warps();
 }

@@ -41,6 +41,7 @@ struct LatentRun {
 
 __device__ inline int32_t group_tokens(const LatentWork& work, uint32_t group) {
   int32_t last = -1;
+#pragma unroll 1
   for (uint32_t t = group * work.together; t < min((group + 1) * work.together, work.args.n); t++)
     last = max(last, work.args.positions[t]);
   return last + 1;
@@ -65,6 +66,7 @@ class LatentRuns {
   __device__ LatentRuns(const LatentWork& work, uint32_t lane) : work_(work) {
     const uint32_t l = threadIdx.x % 32;
     uint32_t total = 0, longest = 0;
+#pragma unroll 1
     for (uint32_t g = l; g < work.groups; g += 32) {
       const uint32_t spans = group_spans(work, g);
       total += spans;
@@ -87,6 +89,7 @@ class LatentRuns {
       at_ = stretch(lane);
       end_ = stretch(lane + 1);
       group_ = start_ = 0;
+#pragma unroll 1
       for (uint32_t base = 0; base < work.groups && at_ < end_; base += 32) {
         const uint32_t ends = start_ + warp_sums(group_spans(work, base + l));
         const uint32_t beyond = __ballot_sync(~0u, ends > at_);
@@ -121,8 +124,8 @@ class LatentRuns {
   }
 
  private:
-  __device__ uint32_t stretch(uint32_t lane) const { return static_cast<uint64_t>(lane) * total_ / work_.lanes; }
-  __device__ uint32_t lane_of(uint32_t span) const { return ((span + uint64_t{1}) * work_.lanes - 1) / total_; }
+  __device__ uint32_t stretch(uint32_t lane) const { return lane * total_ / work_.lanes; }
+  __device__ uint32_t lane_of(uint32_t span) const { return ((span + 1) * work_.lanes - 1) / total_; }
 
   const LatentWork& work_;
   uint32_t total_, cuts_;
@@ -131,10 +134,10 @@ class LatentRuns {
 };
 
 // One warp notes for every group which lanes meet it.
-__device__ inline void note_spreads(const LatentWork& work) {
-  const LatentRuns runs(work, 0);
+__device__ inline void note_spreads(const LatentWork& work, const LatentRuns& runs) {
   const uint32_t l = threadIdx.x % 32;
   uint32_t start = 0;
+#pragma unroll 1
   for (uint32_t base = 0; base < work.groups; base += 32) {
     const uint32_t spans = group_spans(work, base + l);
     const uint32_t sum = warp_sums(spans);
@@ -144,8 +147,8 @@ __device__ inline void note_spreads(const LatentWork& work) {
 }
 
 // Where a run that is not whole leaves row 0 of a tile, in rows.
-__device__ inline uint64_t part_row(const LatentWork& work, uint32_t lane, uint32_t place, uint32_t tile) {
-  return ((uint64_t{lane} * 2 + place) * work.tiles + tile) * work.tile_rows;
+__device__ inline uint32_t part_row(const LatentWork& work, uint32_t lane, uint32_t place, uint32_t tile) {
+  return ((lane * 2 + place) * work.tiles + tile) * work.tile_rows;
 }
 
 // The last position that a row of a group may see.

@@ -33,6 +33,10 @@ using namespace hopper;
 __device__ void publish_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ void sync_consumers() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
+__device__ void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Keeps what the compiler does with registers of a product on their side of it.
 template <int N>
 __device__ void hold(float (&d)[N]) {
@@ -58,9 +62,8 @@ __device__ void multiply_values(float (&d)[128], uint64_t weights, uint32_t b, b
 }
 
 // One thread asks for what the runs need, as far ahead as there is room.
-__device__ void fetch_runs(const LatentWork& work, Shared& shared, uint32_t lane, const CUtensorMap& queries,
+__device__ void fetch_runs(const LatentWork& work, Shared& shared, LatentRuns& runs, const CUtensorMap& queries,
                            const CUtensorMap& pages, uint32_t tile) {
-  LatentRuns runs(work, lane);
   const uint32_t thread = threadIdx.x % 32;
   const PagedLatents& latents = work.args.latents;
   uint32_t met = 0, parity = 0;  // spans so far
@@ -86,6 +89,8 @@ __device__ void fetch_runs(const LatentWork& work, Shared& shared, uint32_t lane
       if (thread == 0) {
         const uint32_t stage = met % kStages;
         wait_barrier(shared_address(&shared.empty[stage]), (met / kStages & 1) ^ 1);
+        // At first all blocks ask at once: for what is needed first, so that it does not come last.
+        if (met == 1) wait_barrier(shared_address(&shared.full[0][0]), 0);
         for (uint32_t t = 0; t < kKeyTiles; t++) {
           const uint32_t full = shared_address(&shared.full[stage][t * kParts / kKeyTiles]);
           const uint32_t to = shared_address(shared.spans[stage]) + t * kTileBytes;
@@ -155,20 +160,20 @@ struct Softmax {
   }
 };
 
-template <bool First>
-__device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t lane, uint32_t tile) {
-  LatentRuns runs(work, lane);
+// Both warpgroups, so that the code of what they have in common is there once: launches find it in no cache.
+__device__ void consume_runs(const LatentWork& work, Shared& shared, LatentRuns& runs, uint32_t lane, uint32_t tile) {
+  const bool scores = threadIdx.x < 128;
   const uint32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
   const bool elected = threadIdx.x % 32 == 0;
   const float scale_log2 = work.args.scale * 1.4426950408889634f;
-  const uint32_t column = First ? 0 : 256;
+  const uint32_t column = scores ? 0 : 256;
   uint32_t met = 0, parity = 0;
   LatentRun run;
   float o[128];
   for (; runs.next(run); parity ^= 1) {
     Softmax softmax;
     const uint32_t length = group_tokens(work, run.group);
-    if constexpr (First) {
+    if (scores) {
       for (int half = 0; half < 2; half++)
         softmax.limit[half] = row_limit(work, run.group, tile * kRows + row + 8 * half);
       softmax.top[0] = softmax.top[1] = -INFINITY;
@@ -178,26 +183,25 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t la
     for (uint32_t span = run.begin; span < run.end; span++, met++) {
       const uint32_t stage = met % kStages;
       uint8_t* latents = shared.spans[stage];
-      const auto await_part = [&](uint32_t part) {
-        wait_barrier(shared_address(&shared.full[stage][part]), met / kStages & 1);
-      };
-      if (!First || length < (span + 1) * kSpan)
-        for (uint32_t part = 0; part < kParts; part++) await_part(part);
+      if (!scores || length < (span + 1) * kSpan)
+        for (uint32_t part = 0; part < kParts; part++)
+          wait_barrier(shared_address(&shared.full[stage][part]), met / kStages & 1);
       if (length < (span + 1) * kSpan) clear_rows(latents, length - span * kSpan);
 
       float rescale[2];
-      if constexpr (First) {
+      if (scores) {
         float s[32];
         const uint64_t a = describe(shared_address(shared.query)), b = describe(shared_address(latents));
 #pragma unroll
-        for (uint32_t k = 0; k < kKey / 16; k++) {
-          if (k % (kKey / 16 / kParts) == 0) {
-            await_part(k / (kKey / 16 / kParts));
-            hold(s);
-            begin_products();
+        for (uint32_t part = 0; part < kParts; part++) {
+          wait_barrier(shared_address(&shared.full[stage][part]), met / kStages & 1);
+          hold(s);
+          begin_products();
+#pragma unroll
+          for (uint32_t k = 0; k < kPartBytes / kTileBytes * 4; k++) {
+            const uint32_t offset = (part * kPartBytes + k / 4 * kTileBytes + k % 4 * 32) >> 4;
+            multiply_16<64>(s, a + offset, b + offset, part > 0 || k > 0);
           }
-          const uint32_t offset = (k / 4 * kTileBytes + k % 4 * 32) >> 4;
-          multiply_16<64>(s, a + offset, b + offset, k > 0);
         }
         finish_products(s);
         if (span + 1 == run.end && elected) arrive(shared_address(&shared.query_empty));
@@ -216,7 +220,7 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t la
         publish_writes();
       }
       sync_consumers();
-      if constexpr (!First) {
+      if (!scores) {
         rescale[0] = shared.rescale[row];
         rescale[1] = shared.rescale[row + 8];
       }
@@ -233,12 +237,12 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t la
       finish_products(o);
       if (elected) {
         arrive(shared_address(&shared.empty[stage]));
-        if (!First) arrive(shared_address(&shared.weights_empty));
+        if (!scores) arrive(shared_address(&shared.weights_empty));
       }
     }
 
     float inverse[2];
-    if constexpr (First) {
+    if (scores) {
       softmax.finish();
       for (int half = 0; half < 2; half++) {
         const uint32_t r = row + 8 * half;
@@ -252,7 +256,7 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, uint32_t la
       }
     }
     sync_consumers();
-    if constexpr (!First) {
+    if (!scores) {
       inverse[0] = shared.inverse[row];
       inverse[1] = shared.inverse[row + 8];
     }
@@ -279,21 +283,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(shared_address(&shared.weights_empty), 4);
     fence_barriers();
   }
+  if (threadIdx.x == 256) {
+    prefetch_map(queries);
+    prefetch_map(pages);
+  }
   __syncthreads();
   wait_for_previous();
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(work.args.sequences));
   let_next_start();
+  LatentRuns runs(work, lane);
   // Registers go to the warpgroups that hold the output.
   if (warp >= 8) {
     shrink_registers<40>();
-    if (warp == 8) fetch_runs(work, shared, lane, queries, pages, tile);
-    if (warp == 9 && lane == 0 && tile == 0) note_spreads(work);
+    if (warp == 8) fetch_runs(work, shared, runs, queries, pages, tile);
+    if (warp == 9 && lane == 0 && tile == 0) note_spreads(work, runs);
   } else {
     grow_registers<232>();
-    if (warp < 4) {
-      consume_runs<true>(work, shared, lane, tile);
-    } else {
-      consume_runs<false>(work, shared, lane, tile);
-    }
+    consume_runs(work, shared, runs, lane, tile);
   }
 #endif
 }

@@ -95,9 +95,8 @@ __global__ void __launch_bounds__(kThreads, 1) warps_kernel(const __grid_constan
   const PagedLatents& latents = work.args.latents;
   wait_for_previous();
   let_next_start();
-  if (tile == 0 && lane == 0 && threadIdx.x < 32) note_spreads(work);
-
   LatentRuns runs(work, lane);
+  if (tile == 0 && lane == 0 && threadIdx.x < 32) note_spreads(work, runs);
   LatentRun run;
   float o[T::kColumns / 2];
   while (runs.next(run)) {

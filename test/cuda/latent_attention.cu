@@ -1,5 +1,5 @@
 // Absorbed attention against double precision on FlashMLA's test grid and on small models' shapes, then its speed.
-// Arguments: `small` leaves out all that takes long, for compute-sanitizer; `times` measures only; `one` measures batch 1.
+// Arguments: `small` leaves out all that takes long, for compute-sanitizer; `times` measures only; `few` the main shapes.
 #include "harness.cuh"
 #include "../../native/cuda/latent_attention.cuh"
 
@@ -267,13 +267,12 @@ int main(int count, char** words) {
   MUST(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
   std::vector<LatentKernel> kernels = {LatentKernel::Warps};
   if (major == 9) kernels.insert(kernels.begin(), LatentKernel::Warpgroups);
-  if (mode == "one") {
-    std::vector<Shape> shapes;
-    for (uint32_t context : {32768, 131072})
-      for (uint32_t lanes : {44, 64, 88, 104, 128, 132})
-        shapes.push_back({1, 1, context, 64, true, false, lanes * 64 - 1});
-    measure_times(kernels[0], shapes);
-    return 0;
+  if (mode == "few") {
+    measure_times(kernels[0], {{128, 1, 4096, 64, true, false},
+                               {1, 1, 32768, 64, true, false},
+                               {1, 1, 131072, 64, true, false},
+                               {128, 1, 4096, 128, true, false}});
+    return check::done();
   }
   if (mode != "times") check_results(kernels, mode == "small");
   if (mode != "small") {
