@@ -1,15 +1,10 @@
 // Products of weights as they lie on the device with any number of rows.
-#include "few.h"
 #include "check.h"
 #include "few.h"
 #include "gemm_kernels.h"
 
 namespace perigee::cuda {
 namespace {
-
-// Up to here several products of few rows read less than one that first unpacks: that writes and reads two bytes a weight
-// beside the packed one.
-constexpr uint32_t kSlicedRows = kQuantizedRows;
 
 Rows from_row(const Rows& x, uint32_t row) {
   const uint64_t at = uint64_t(row) * x.cols, padded = uint64_t(row) * padded_cols(x.cols);
@@ -40,7 +35,7 @@ uint64_t wide_bytes(const Matrix& w) { return w.type == DType::BF16 ? 0 : uint64
 cudaError_t multiply(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count,
                      bf16* space) {
   if (count > kMostOutputs) CUDA_TRY(cudaErrorInvalidValue);
-  if (n <= kSlicedRows) return multiply_sliced(stream, x, n, outputs, count);
+  if (n <= kQuantizedRows) return multiply_sliced(stream, x, n, outputs, count);
   for (uint32_t i = 0; i < count; i++) {
     const Output& output = outputs[i];
     const Matrix& w = *output.w;

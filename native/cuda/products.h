@@ -82,15 +82,15 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args);
 // What `multiply` needs to hold a matrix as bf16.
 uint64_t wide_bytes(const Matrix& w);
 
-// Up to so many rows multiply() reads in their quantized forms, from more on as bf16.
-constexpr uint32_t kQuantizedRows = 48;
+// Up to so many rows multiply() reads in their quantized forms, from more on as bf16: two products of few rows cost less
+// than to unpack the weights first (K2's shapes of Q4_K and Q8_0 on an H200), three cost more.
+constexpr uint32_t kQuantizedRows = 2 * kFewRows;
 
 // Any n: multiply_few, or unpacking into `space` (at least wide_bytes of the largest output) and gemm.
 cudaError_t multiply(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count,
                      bf16* space);
 
-// Called once before anything above: raises kernel attributes, and looks for a vendor GEMM library to use for large
-// products. `device` is the current one.
+// Called once before anything above, for each device: raises kernel attributes. `device` is the current one.
 cudaError_t prepare_products(int device);
 
 }  // namespace perigee::cuda
