@@ -82,7 +82,8 @@ NATIVE_KERNELS_x86_64 := avx2 avx512 amx
 NATIVE_KERNELS_aarch64 := neon
 NATIVE_KERNELS := $(wildcard $(patsubst %,engine/kernels/%.cc,scalar select $(NATIVE_KERNELS_$(MACHINE))))
 NATIVE_CORE := $(patsubst %.cc,build/native/%.o,$(wildcard engine/*.cc engine/quant/*.cc) $(NATIVE_KERNELS))
-NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc,$(wildcard native/*.cc)))
+NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc native/without_cuda.cc,$(wildcard native/*.cc)))
+WITHOUT_CUDA := build/native/native/without_cuda.o
 
 # Nothing but its own kernels may use instructions the machine might lack.
 build/native/engine/kernels/avx2.o build/asan/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
@@ -99,10 +100,6 @@ build/native/%.o: %.cc Makefile | $(NODE_MODULES)
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) $(ISA) -c $< -o $@
-
-build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR)
-	@echo "  $@"
-	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
 
 # Test-only: single kernels, for test/kernels and test/bench.
 NATIVE_PROBED := $(filter build/native/engine/kernels/% build/native/engine/quant/% build/native/engine/tensor.o, \
@@ -156,11 +153,16 @@ build/cuda/%.o: %.cc Makefile | $(NODE_MODULES)
 	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) -fno-exceptions -isystem $(CUDA_TOP)/include -DNAPI_VERSION=8 \
 	  -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) -isystem node_modules/node-addon-api -c $< -o $@
 
+build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR) $(or $(CUDA_OBJECTS),$(WITHOUT_CUDA))
+	@echo "  $@"
+	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) $(CUDA_LDFLAGS) -o $@
+
 # Checks and figures of the stages, to be carried to a machine with a GPU: one program per file of test/cuda.
 CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda/*.cu))
 cuda-checks: $(CUDA_CHECKS)
 
-build/cuda/check/%: build/cuda/test/cuda/%.o $(CUDA_OBJECTS) $(NATIVE_CORE)
+build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o,$(CUDA_OBJECTS)) $(NATIVE_CORE) \
+  $(filter-out %/addon.o %/engine_object.o,$(NATIVE_DOOR))
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ -static-libstdc++ -static-libgcc -pthread $(CUDA_LDFLAGS) -o $@
@@ -175,7 +177,7 @@ build/test/core-broken.wasm: $(filter-out %/select.o,$(SIMD128)) build/simd128/t
 	@echo "  $@"
 	@$(EMCC) $(LDFLAGS) $^ -o $@
 
-build/test/broken.node: $(filter-out %/select.o,$(NATIVE_CORE)) build/native/test/conform/broken_kernels.o $(NATIVE_DOOR)
+build/test/broken.node: $(filter-out %/select.o,$(NATIVE_CORE)) build/native/test/conform/broken_kernels.o $(NATIVE_DOOR) $(WITHOUT_CUDA)
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ $(NATIVE_LDFLAGS) -o $@
@@ -183,7 +185,7 @@ build/test/broken.node: $(filter-out %/select.o,$(NATIVE_CORE)) build/native/tes
 -include $(patsubst %,build/%/test/conform/broken_kernels.d,simd128 native)
 
 # --- the same addon with every access and every operation checked, for the runtime's tests ------------------------------
-SANITIZED := $(patsubst build/native/%,build/asan/%,$(NATIVE_CORE) $(NATIVE_DOOR))
+SANITIZED := $(patsubst build/native/%,build/asan/%,$(NATIVE_CORE) $(NATIVE_DOOR) $(WITHOUT_CUDA))
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -w
 
 build/asan/%.o: %.cc Makefile | $(NODE_MODULES)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -18,12 +19,9 @@ namespace perigee {
 
 namespace {
 
-// Initial-exec: the handler must not make the loader allocate this thread's copy.
-struct Guarded {
-  MappedFile* const* files;
-  size_t count;
-};
-__attribute__((tls_model("initial-exec"))) thread_local Guarded guarded = {nullptr, 0};
+// A thread's files and how many. Keys, not thread_local: the handler must not make the loader allocate this thread's copy, and
+// initial-exec storage would have the CUDA runtime's pages lie in the little there is for libraries loaded late.
+pthread_key_t files_key, count_key;
 
 struct sigaction previous;
 
@@ -42,8 +40,10 @@ void pass_on(int signal, siginfo_t* info, void* context) {
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
   const auto* address = static_cast<const uint8_t*>(info->si_addr);
-  for (size_t i = 0; info->si_code > 0 && i < guarded.count; i++) {
-    MappedFile& file = *guarded.files[i];
+  const auto* files = static_cast<MappedFile* const*>(pthread_getspecific(files_key));
+  const auto count = reinterpret_cast<size_t>(pthread_getspecific(count_key));
+  for (size_t i = 0; info->si_code > 0 && i < count; i++) {
+    MappedFile& file = *files[i];
     if (address < file.base() || address >= file.base() + file.bytes()) continue;
     const int saved = errno;
     file.lose(address);
@@ -57,6 +57,8 @@ void install_handler() {
   static std::once_flag once;
   std::call_once(once, [] {
     page_bytes();
+    pthread_key_create(&files_key, nullptr);
+    pthread_key_create(&count_key, nullptr);
     struct sigaction action = {};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
@@ -120,7 +122,8 @@ void MappedFile::lose(const uint8_t* address) {
 
 void guard_files(MappedFile* const* files, size_t count) {
   install_handler();
-  guarded = {files, count};
+  pthread_setspecific(files_key, files);
+  pthread_setspecific(count_key, reinterpret_cast<void*>(count));
 }
 
 void populate(const uint8_t* address, uint64_t bytes, bool write) {
