@@ -167,9 +167,6 @@ build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o,$(CUDA
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ -static-libstdc++ -static-libgcc -pthread $(CUDA_LDFLAGS) -o $@
 
-# With threads as expert ranks.
-build/cuda/check/hybrid: $(patsubst %,build/native/native/%.o,session memory limits dot_products cpu)
-
 -include $(CUDA_OBJECTS:.o=.d) $(wildcard build/cuda/test/cuda/*.d)
 
 # --- test-only: a core and an addon with one wrong kernel, which `perigee conform` must find ----------------------------
