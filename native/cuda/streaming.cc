@@ -17,10 +17,10 @@ namespace {
 // a prompt of 32k tokens.
 constexpr uint32_t kTogether = 8;
 
-// Device memory for experts on their way: what the bus brings while the device is busy with attention. At least two
-// groups, at most kMostSlots.
-constexpr uint64_t kRingBytes = uint64_t{2} << 30;
-constexpr uint32_t kMostSlots = 16;
+// Device memory for experts on their way, at least two groups: what the bus brings while the device is busy with attention
+// and the like, about 2 us a token and layer of Kimi K2 in prompts of 32k.
+constexpr uint64_t kRingBytesOfToken = 128 << 10, kMostRingBytes = uint64_t{8} << 30;
+constexpr uint32_t kMostSlots = 64;
 
 constexpr uint64_t aligned(uint64_t bytes) { return (bytes + 255) & ~uint64_t{255}; }
 
@@ -31,7 +31,7 @@ Sizes sizes_of(const ExpertStream::Shape& s) {
   const uint64_t matrix = uint64_t(s.hidden) * s.width, group = kTogether * 3 * matrix * sizeof(bf16),
                  groups = (s.experts + kTogether - 1) / kTogether;
   return {uint64_t(s.tokens) * s.used, kTogether * 2 * matrix, kTogether * matrix,
-          std::min(std::max(kRingBytes, 2 * group), (groups + 1) * group)};
+          std::min(std::max(std::min(s.tokens * kRingBytesOfToken, kMostRingBytes), 2 * group), (groups + 1) * group)};
 }
 
 }  // namespace
