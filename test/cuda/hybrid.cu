@@ -343,6 +343,8 @@ void time_layers(uint32_t threads, uint32_t layers) {
   const double experts = double(c.experts_used) * 3 * c.expert_width * row_bytes(DType::Q4_K, c.hidden);
   printf("%s, %u threads, %u MoE layers of K2's width: %.1f GB of experts in %.1f s\n", table(), threads, layers,
          experts / c.experts_used * c.experts * layers * 1e-9, seconds() - before);
+  // Looking for the ranks' answer on a rank's own CPU would hold up that rank, and all others with it.
+  pin_to(static_cast<int32_t>(std::thread::hardware_concurrency()) - 1);
   ModelConfig dense = c;
   dense.layers = 1;
   const auto only_dense = device_beside(dense, limits, nullptr, false),
@@ -381,9 +383,7 @@ int main(int count, char** arguments) {
     }
   }
   if (count > 1 && strcmp(arguments[1], "small") == 0) return check::done();
-  // Looking for the ranks' answer on a rank's own CPU would hold up that rank, and all others with it.
   const uint32_t cores = std::thread::hardware_concurrency();
-  pin_to(static_cast<int32_t>(cores) - 1);
   time_layers(count > 2 ? static_cast<uint32_t>(atoi(arguments[1])) : cores - 1,
               count > 2 ? static_cast<uint32_t>(atoi(arguments[2])) : 3);
   return check::done();
