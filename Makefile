@@ -136,7 +136,7 @@ CUDA_TOP := $(if $(shell command -v $(NVCC)),$(shell echo | $(NVCC) --dryrun -x 
 CUDA_ARCHS ?= 80 86 89 90a 120
 CUDAFLAGS := -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall -MMD -MP --threads 2 \
   $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
-  $(if $(filter 80,$(CUDA_ARCHS)),-gencode arch=compute_80,code=compute_80)
+  $(foreach arch,$(filter 80,$(CUDA_ARCHS)),-gencode arch=compute_$(arch),code=compute_$(arch))
 CUDA_OBJECTS := $(if $(CUDA_TOP),$(patsubst %.cu,build/cuda/%.o,$(wildcard native/cuda/*.cu)) \
   $(patsubst %.cc,build/cuda/%.o,$(wildcard native/cuda/*.cc)))
 # Static: an addon that loads where no driver is, and then finds no device.
