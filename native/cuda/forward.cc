@@ -53,7 +53,7 @@ cudaError_t tap(Part& p, const Step& s, Tap tap, uint32_t layer, const void* fro
 }
 
 void forget_pending(Part& p) {
-  p.pending = p.pending_of_ranks = nullptr;
+  p.pending = p.also_pending = nullptr;
   p.pending_wait = {};
 }
 
@@ -68,7 +68,7 @@ cudaError_t await_pending(Part& p) {
 cudaError_t norm(Part& p, const Step& s, const float* weight) {
   Rows h = forms_for(p.b.h, s.n);
   if (s.streaming || s.n > kFewRows) h.wide = p.b.h.wide;  // for routed experts
-  const AddNorm args = {p.b.x,   p.pending, p.pending_of_ranks, weight, p.options.config.rms_eps, s.n,
+  const AddNorm args = {p.b.x,   p.pending, p.also_pending, weight, p.options.config.rms_eps, s.n,
                         nullptr, h,         p.pending_wait};
   forget_pending(p);
   return add_norm(p.stream, args);
@@ -79,7 +79,7 @@ cudaError_t add_pending(Part& p, const Step& s) {
   const uint64_t count = uint64_t{s.n} * p.options.config.hidden;
   if (p.pending) CUDA_TRY(add_to(p.stream, p.pending, count, p.b.x));
   CUDA_TRY(await_pending(p));
-  if (p.pending_of_ranks) CUDA_TRY(add_to(p.stream, p.pending_of_ranks, count, p.b.x));
+  if (p.also_pending) CUDA_TRY(add_to(p.stream, p.also_pending, count, p.b.x));
   forget_pending(p);
   return cudaSuccess;
 }
@@ -258,15 +258,20 @@ cudaError_t attend(Part& p, const Step& s, uint32_t layer) {
   return p.mark(Stage::AttentionOut);
 }
 
-// delta (+)= W_down silu(W_gate h) * (W_up h).
-cudaError_t feed_forward(Part& p, const Step& s, const Matrix& gate, const Matrix& up, const Matrix& down, bool add) {
+// y (+)= W_down silu(W_gate h) * (W_up h) of few rows.
+cudaError_t feed_few(Part& p, uint32_t n, const Matrix& gate, const Matrix& up, const Output& down,
+                     cudaStream_t stream) {
   Rows mid = p.b.mid;
   mid.cols = gate.rows;
-  if (s.n <= kFewRows) {
-    CUDA_TRY(gate_up_few(p.stream, p.b.h, s.n, gate, up, forms_for(mid, s.n)));
-    const Output out = {&down, p.b.delta, down.rows, add};
-    return multiply_few(p.stream, mid, s.n, &out, 1);
-  }
+  CUDA_TRY(gate_up_few(stream, p.b.h, n, gate, up, forms_for(mid, n)));
+  return multiply_few(stream, mid, n, &down, 1);
+}
+
+// delta (+)= the same of any number of rows.
+cudaError_t feed_forward(Part& p, const Step& s, const Matrix& gate, const Matrix& up, const Matrix& down, bool add) {
+  if (s.n <= kFewRows) return feed_few(p, s.n, gate, up, {&down, p.b.delta, down.rows, add}, p.stream);
+  Rows mid = p.b.mid;
+  mid.cols = gate.rows;
   // Blocks of about the same size: none is left with few rows, which would want other forms.
   const uint32_t blocks = (s.n + kWideRows - 1) / kWideRows, rows = (s.n + blocks - 1) / blocks;
   for (uint32_t t = 0; t < s.n; t += rows) {
@@ -343,17 +348,36 @@ cudaError_t routed_experts(Part& p, const Step& s, uint32_t layer, bool* any) {
   return route_few(p.stream, p.b.h, s.n, args);
 }
 
+// The shared expert on a stream of its own, beside the router and the routed ones: with few tokens each of these is too small
+// to fill the device.
+cudaError_t share_beside(Part& p, const Step& s, const Layer& w) {
+  CUDA_TRY(cudaEventRecord(p.forked, p.stream));
+  CUDA_TRY(cudaStreamWaitEvent(p.side, p.forked));
+  CUDA_TRY(feed_few(p, s.n, w[Slot::SharedGate], w[Slot::SharedUp],
+                    {&w[Slot::SharedDown], p.b.shared, p.options.config.hidden, false}, p.side));
+  CUDA_TRY(cudaEventRecord(p.joined, p.side));
+  return cudaSuccess;
+}
+
 cudaError_t moe_ffn(Part& p, const Step& s, uint32_t layer) {
   const ModelConfig& c = p.options.config;
   const Layer& w = p.layer(layer);
   const uint32_t number = layer - c.dense_layers + 1;
   const bool by_ranks = p.exchange && !s.streaming;
+  const bool beside = c.shared_width && s.n <= kFewRows && !by_ranks && !p.options.profile && !p.options.limits.taps;
   CUDA_TRY(norm(p, s, w[Vector::FfnNorm]));
+  if (beside) CUDA_TRY(share_beside(p, s, w));
   CUDA_TRY(choose_experts(p, s, layer, by_ranks ? number : 0));
   CUDA_TRY(p.mark(Stage::Router));
   bool any = false;
   CUDA_TRY(routed_experts(p, s, layer, &any));
   CUDA_TRY(p.mark(Stage::ExpertsIn));
+  if (beside) {
+    CUDA_TRY(cudaStreamWaitEvent(p.stream, p.joined));
+    p.pending = any ? p.b.delta : nullptr;
+    p.also_pending = p.b.shared;
+    return cudaSuccess;
+  }
   if (c.shared_width) {
     CUDA_TRY(feed_forward(p, s, w[Slot::SharedGate], w[Slot::SharedUp], w[Slot::SharedDown], any));
     any = true;
@@ -364,12 +388,12 @@ cudaError_t moe_ffn(Part& p, const Step& s, uint32_t layer) {
   if (p.options.profile || p.options.limits.taps) CUDA_TRY(await_pending(p));
   CUDA_TRY(p.mark(Stage::Wait));
   p.pending = any ? p.b.delta : nullptr;
-  p.pending_of_ranks = by_ranks ? p.exchange->sum : nullptr;
-  if (p.options.limits.taps && p.pending_of_ranks) {
+  p.also_pending = by_ranks ? p.exchange->sum : nullptr;
+  if (p.options.limits.taps && p.also_pending) {
     if (!any) CUDA_TRY(cudaMemsetAsync(p.b.delta, 0, uint64_t{s.n} * c.hidden * sizeof(float), p.stream));
-    CUDA_TRY(add_to(p.stream, p.pending_of_ranks, uint64_t{s.n} * c.hidden, p.b.delta));
+    CUDA_TRY(add_to(p.stream, p.also_pending, uint64_t{s.n} * c.hidden, p.b.delta));
     p.pending = p.b.delta;
-    p.pending_of_ranks = nullptr;
+    p.also_pending = nullptr;
   }
   return tap(p, s, Tap::FeedForward, layer, p.b.delta);
 }

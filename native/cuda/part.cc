@@ -104,6 +104,7 @@ void lay_out(Carver& carver, const ModelOptions& options, const PartRange& range
   b.x = carver.take<float>(t * c.hidden);
   b.h = take_rows(carver, c.hidden, l.batch_tokens, quantized(l));
   b.delta = carver.take<float>(t * c.hidden);
+  b.shared = carver.take<float>(uint64_t{few(l)} * c.hidden);
   lay_out_attention(carver, options, b);
   lay_out_networks(carver, options, static_cast<uint32_t>(count), b);
   if (range.end == c.layers) b.logits = carver.take<float>(uint64_t{few(l)} * c.vocabulary);
@@ -164,8 +165,10 @@ Part::~Part() {
   experts.reset();
   for (const Mark& mark : marks_) cudaEventDestroy(mark.event);
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
-  if (done) cudaEventDestroy(done);
-  if (stream) cudaStreamDestroy(stream);
+  for (cudaEvent_t event : {done, forked, joined})
+    if (event) cudaEventDestroy(event);
+  for (cudaStream_t at : {stream, side})
+    if (at) cudaStreamDestroy(at);
   memory_.free_all();
   staging_.free_all();
 }
@@ -173,6 +176,8 @@ Part::~Part() {
 cudaError_t Part::open() {
   CUDA_TRY(cudaSetDevice(range.device));
   CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CUDA_TRY(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
+  for (cudaEvent_t* event : {&forked, &joined}) CUDA_TRY(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   // Blocking: a thread that waits leaves its core to the ranks.
   CUDA_TRY(cudaEventCreateWithFlags(&done, cudaEventDisableTiming | cudaEventBlockingSync));
   CUDA_TRY(prepare_products(range.device));

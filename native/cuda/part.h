@@ -68,6 +68,7 @@ struct Buffers {
   void* attention_space;
   Rows values;              // [T] of heads * value_dim
   float* delta;             // [T][hidden] what is added to the residual next
+  float* shared;            // [F][hidden] what the shared expert adds, where it runs beside the others
   float* scores;            // [T][experts]
   int32_t* chosen;          // [T][used]
   float* weight;            // [T][used]
@@ -131,10 +132,11 @@ class Part {
   Buffers b = {};
   std::unique_ptr<ExpertStream> experts;   // of steps of many tokens
   const ExchangeView* exchange = nullptr;  // null: no ranks take part
-  cudaStream_t stream = nullptr;
-  cudaEvent_t done = nullptr;  // the step's work is done
-  // What the stages so far leave to be added to the residual, by the next norm.
-  const float *pending = nullptr, *pending_of_ranks = nullptr;
+  cudaStream_t stream = nullptr, side = nullptr;
+  cudaEvent_t forked = nullptr, joined = nullptr;  // where `side` leaves `stream` and comes back
+  cudaEvent_t done = nullptr;                      // the step's work is done
+  // What the stages so far leave to be added to the residual, by the next norm. The second may be on the host.
+  const float *pending = nullptr, *also_pending = nullptr;
   Await pending_wait = {};  // before pending_of_ranks can be read
 
  private:
