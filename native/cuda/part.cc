@@ -200,14 +200,14 @@ cudaError_t Part::upload(Slot slot, uint32_t layer, DType type, uint32_t index, 
     CUDA_TRY(memory_.take(stride * shape.count, &to.packed));
   }
   if (as_it_is) {
-    CUDA_TRY(cudaMemcpyAsync(to.packed, raw, bytes, cudaMemcpyHostToDevice, stream));
+    CUDA_TRY(cudaMemcpyAsync(to.packed, raw, bytes, cudaMemcpyDefault, stream));
   } else {
     if (raw_bytes_ < bytes) {
       staging_.free_all();
       CUDA_TRY(staging_.take(bytes, &raw_));
       raw_bytes_ = bytes;
     }
-    CUDA_TRY(cudaMemcpyAsync(raw_, raw, bytes, cudaMemcpyHostToDevice, stream));
+    CUDA_TRY(cudaMemcpyAsync(raw_, raw, bytes, cudaMemcpyDefault, stream));
     CUDA_TRY(pack(stream, to, index, raw_));
   }
   CUDA_TRY(cudaStreamSynchronize(stream));

@@ -101,7 +101,7 @@ class Part {
   static uint64_t work_bytes(const ModelOptions& options, const PartRange& range);
 
   cudaError_t open();
-  // Matrix `index` of a slot, as in the file; `raw` on the host. The layer is one of this part's.
+  // Matrix `index` of a slot, as in the file; `raw` on the host or the device. The layer is one of this part's.
   cudaError_t upload(Slot slot, uint32_t layer, DType type, uint32_t index, const uint8_t* raw, uint64_t bytes);
   // Allocates and fills everything but weights. `vectors` [layers of the model][kVectors].
   cudaError_t start(const std::vector<float>* vectors);

@@ -180,11 +180,22 @@ struct Speed {
   std::unique_ptr<Part> part;
 };
 
-// Rows of random weights are made once a shape and brought to every matrix of it, from pinned memory.
 Speed large(const ModelConfig& c, const Limits& limits, bool resident) {
   Speed to = {0, options_of(c, limits, 1, resident), nullptr};
   check::must(cuda::DeviceModel::refusal(to.options));
   return to;
+}
+
+// A few random rows again and again, on the device: times depend on where weights lie, not on what they are.
+uint8_t* repeated(DType type, MatrixShape shape, std::mt19937& from) {
+  const uint32_t distinct = std::min(16u, shape.rows);
+  const auto rows = check::random_rows(type, distinct, shape.cols, distinct, from);
+  const size_t bytes = shape.rows * row_bytes(type, shape.cols);
+  uint8_t* raw = check::device<uint8_t>(bytes);
+  MUST(cudaMemcpy(raw, rows.data(), rows.size(), cudaMemcpyHostToDevice));
+  for (size_t done = rows.size(); done < bytes; done *= 2)
+    MUST(cudaMemcpy(raw + done, raw, std::min(done, bytes - done), cudaMemcpyDeviceToDevice));
+  return raw;
 }
 
 void load(Speed& to, const check::Types& types) {
@@ -199,15 +210,11 @@ void load(Speed& to, const check::Types& types) {
     const uint64_t bytes = shape.rows * row_bytes(type, shape.cols);
     if (routed && to.options.resident[layer] == 0) return;
     uint8_t*& raw = made[{type, shape.rows, shape.cols}];
-    if (!raw) {
-      const auto rows = check::random_rows(type, shape.rows, shape.cols, 16, from);
-      MUST(cudaHostAlloc(&raw, bytes, 0));
-      memcpy(raw, rows.data(), bytes);
-    }
+    if (!raw) raw = repeated(type, shape, from);
     for (uint32_t i = 0; i < shape.count; i++) MUST(to.part->upload(slot, layer, type, i, raw, bytes));
     if (slot != Slot::TokenEmbd) to.bytes += double(bytes) * (routed ? c.experts_used : shape.count);
   });
-  for (const auto& [key, raw] : made) cudaFreeHost(raw);
+  for (const auto& [key, raw] : made) cudaFree(raw);
   std::vector<std::vector<float>> vectors(size_t{c.layers} * cuda::kVectors);
   const uint32_t lengths[] = {c.hidden, c.hidden, c.hidden, c.q_rank, c.kv_rank, c.experts};
   for (size_t i = 0; i < vectors.size(); i++) {
