@@ -1,5 +1,5 @@
 // The forward pass on the device: logits beside the engine's on the CPU, and the time of a token of models as large as the real
-// ones. `model small` only compares.
+// ones. `model small` only compares, `model times` only measures.
 #include <chrono>
 
 #include "../../native/rank_thread.h"
@@ -325,28 +325,24 @@ ModelConfig moonlight_config() {
   return c;
 }
 
-}  // namespace
+constexpr check::Types kQ8 = {DType::Q8_0, DType::Q8_0, DType::Q8_0, DType::Q8_0, DType::Q8_0};
 
-int main(int count, char** arguments) {
-  RankThread mine = {};
-  mine.kernels = kernels_named(check::kTable);
-  rank_thread = &mine;
-  const bool small = count > 1 && strcmp(arguments[1], "small") == 0;
-  constexpr check::Types q8 = {DType::Q8_0, DType::Q8_0, DType::Q8_0, DType::Q8_0, DType::Q8_0};
+void compare_all() {
   constexpr check::Types mixed = {DType::Q4_K, DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::Q6_K};
   constexpr check::Types floats = {DType::F32, DType::F32, DType::F32, DType::F32, DType::F32};
   compare("F32", small_config(true), floats, 1, false);
-  compare("Q8_0", small_config(true), q8, 1, !small);
+  compare("Q8_0", small_config(true), kQ8, 1, true);
   compare("Q4_K mix, no q_rank", small_config(false), mixed, 1, false);
-  compare("Q8_0, two parts", small_config(true), q8, 2, false);
-  compare("Q8_0, K2's heads", wide_config(), q8, 1, false);
-  if (small) return check::done();
+  compare("Q8_0, two parts", small_config(true), kQ8, 2, false);
+  compare("Q8_0, K2's heads", wide_config(), kQ8, 1, false);
+}
 
+void time_all() {
   float* logits;
   MUST(cudaHostAlloc(&logits, size_t{16} * 163840 * sizeof(float), 0));
   {
     Speed k2 = large(k2_config(), limits_of(16, 2048, 16, false), false);
-    load(k2, q8);
+    load(k2, kQ8);
     for (const uint32_t n : {1u, 2u, 4u, 8u, 16u}) time_tokens("K2 dense", k2, n, 1023, logits);
   }
   {
@@ -356,5 +352,16 @@ int main(int count, char** arguments) {
     for (const uint32_t n : {1u, 4u, 16u}) time_tokens("Moonlight", moonlight, n, 1023, logits);
     for (const uint32_t n : {128u, 512u, 2048u}) time_prompt("Moonlight", moonlight, n, logits);
   }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  RankThread mine = {};
+  mine.kernels = kernels_named(check::kTable);
+  rank_thread = &mine;
+  const std::string only = count > 1 ? arguments[1] : "";
+  if (only != "times") compare_all();
+  if (only != "small") time_all();
   return check::done();
 }
