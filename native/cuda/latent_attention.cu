@@ -82,7 +82,9 @@ __device__ void merge_piece(const LatentWork& work, uint32_t group, uint32_t row
 __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const __grid_constant__ LatentWork work) {
   __shared__ uint32_t unfinished[kMostTokens], found[kMergeThreads / 32];
   __shared__ MergeShared shared;
+  __shared__ volatile uint64_t ahead;
   const uint32_t warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) ahead = read_ahead(work);
   wait_for_previous();
   let_next_start();
   const uint32_t parts = threadIdx.x < work.groups ? work.parts.spread[threadIdx.x].y : 1;
@@ -216,7 +218,7 @@ cudaError_t attend_latents_by(LatentKernel kernel, cudaStream_t stream, const La
   if (args.n > kMostTokens) return cudaErrorInvalidValue;
   if (kernel == LatentKernel::Plain) return run_plain(stream, args);
   const bool warpgroups = kernel == LatentKernel::Warpgroups;
-  const LatentWork work = deal(args, warpgroups ? kMostTileRows : warps_tile_rows());
+  const LatentWork work = deal(args, kernel == LatentKernel::NarrowWarps ? 32 : kMostTileRows);
   CUDA_TRY(warpgroups ? run_warpgroups(stream, work) : run_warps(stream, work));
   const uint32_t merges =
       std::min<uint32_t>(work.groups * work.rows() * (kManyTurns / kFewTurns), 4 * multiprocessors());
@@ -231,7 +233,8 @@ cudaError_t attend_latents(cudaStream_t stream, const LatentAttention& args) {
   int device = 0, major = 0;
   CUDA_TRY(cudaGetDevice(&device));
   CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return attend_latents_by(major == 9 ? LatentKernel::Warpgroups : LatentKernel::Warps, stream, args);
+  if (major == 9) return attend_latents_by(LatentKernel::Warpgroups, stream, args);
+  return attend_latents_by(wide_warps_fit() ? LatentKernel::Warps : LatentKernel::NarrowWarps, stream, args);
 }
 
 cudaError_t prepare_latent_attention(int device) {

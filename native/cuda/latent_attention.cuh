@@ -39,12 +39,17 @@ struct LatentRun {
 
 #ifdef __CUDACC__
 
+// Parameters lie in memory that no cache has yet: one thread reads their lines before wait_for_previous(), all at once.
+// What it gives must go to shared memory, or the compiler leaves the reading out.
+__device__ inline uint64_t read_ahead(const LatentWork& work) {
+  return reinterpret_cast<uint64_t>(work.args.latents.pages) ^ reinterpret_cast<uint64_t>(work.args.positions) ^
+         reinterpret_cast<uint64_t>(work.args.out) ^ reinterpret_cast<uint64_t>(work.parts.rows) ^ work.groups ^
+         work.tile_rows;
+}
+
 __device__ inline int32_t group_tokens(const LatentWork& work, uint32_t group) {
-  int32_t last = -1;
-#pragma unroll 1
-  for (uint32_t t = group * work.together; t < min((group + 1) * work.together, work.args.n); t++)
-    last = max(last, work.args.positions[t]);
-  return last + 1;
+  const uint32_t first = group * work.together, second = min(first + work.together, work.args.n) - 1;
+  return max(work.args.positions[first], work.args.positions[second]) + 1;
 }
 
 __device__ inline uint32_t group_spans(const LatentWork& work, uint32_t group) {
@@ -67,10 +72,13 @@ class LatentRuns {
     const uint32_t l = threadIdx.x % 32;
     uint32_t total = 0, longest = 0;
 #pragma unroll 1
-    for (uint32_t g = l; g < work.groups; g += 32) {
-      const uint32_t spans = group_spans(work, g);
-      total += spans;
-      longest = max(longest, spans);
+    for (uint32_t base = l; base < work.groups; base += 128) {
+#pragma unroll
+      for (uint32_t g = base; g < base + 128; g += 32) {
+        const uint32_t spans = group_spans(work, g);
+        total += spans;
+        longest = max(longest, spans);
+      }
     }
     total_ = __reduce_add_sync(~0u, total);
     longest = __reduce_max_sync(~0u, longest);
@@ -197,8 +205,9 @@ constexpr float kHeadroom = 8.0f;
 
 #endif
 
-// By warpgroup products on sm_90a; by mma.sync everywhere; and for latents of any width.
-enum class LatentKernel { Warpgroups, Warps, Plain };
+// By warpgroup products on sm_90a; by mma.sync everywhere, with 64 query rows a block or with 32 where shared memory is
+// small; and for latents of any width.
+enum class LatentKernel { Warpgroups, Warps, NarrowWarps, Plain };
 cudaError_t attend_latents_by(LatentKernel kernel, cudaStream_t stream, const LatentAttention& args);
 
 // The parts of the above that are in files of their own.
@@ -206,6 +215,6 @@ cudaError_t run_warpgroups(cudaStream_t stream, const LatentWork& work);
 cudaError_t run_warps(cudaStream_t stream, const LatentWork& work);
 cudaError_t prepare_warpgroups();
 cudaError_t prepare_warps();
-uint32_t warps_tile_rows();  // 64, or 32 where shared memory is small
+bool wide_warps_fit();
 
 }  // namespace perigee::cuda

@@ -14,7 +14,7 @@ constexpr uint32_t kTileBytes = 64 * 128;  // 64 rows of 64 columns, 128-byte sw
 constexpr uint32_t kKeyTiles = kKey / 64, kStages = 2;
 constexpr uint32_t kSpanBytes = kKeyTiles * kTileBytes;
 // A span arrives in parts of three tiles: products with the first begin while the others are on their way.
-constexpr uint32_t kParts = 3, kPartBytes = kSpanBytes / kParts;
+constexpr uint32_t kParts = 3;
 constexpr uint32_t kThreads = 3 * 128;
 
 // What lies in shared memory, by offset.
@@ -22,6 +22,7 @@ struct Shared {
   uint8_t query[kSpanBytes], spans[kStages][kSpanBytes], weights[kTileBytes];
   float rescale[kRows], inverse[kRows];
   uint64_t full[kStages][kParts], empty[kStages], query_full, query_empty, weights_empty;
+  volatile uint64_t ahead;
 };
 constexpr uint32_t kSharedBytes = sizeof(Shared) + 1024;  // to start at a multiple of 1024
 
@@ -94,7 +95,7 @@ __device__ void fetch_runs(const LatentWork& work, Shared& shared, LatentRuns& r
         for (uint32_t t = 0; t < kKeyTiles; t++) {
           const uint32_t full = shared_address(&shared.full[stage][t * kParts / kKeyTiles]);
           const uint32_t to = shared_address(shared.spans[stage]) + t * kTileBytes;
-          if (t % (kKeyTiles / kParts) == 0) expect_bytes(full, kPartBytes);
+          if (t % (kKeyTiles / kParts) == 0) expect_bytes(full, kSpanBytes / kParts);
           copy_box(to, pages, full, t * 64, from, 0);
         }
       }
@@ -198,8 +199,8 @@ __device__ void consume_runs(const LatentWork& work, Shared& shared, LatentRuns&
           hold(s);
           begin_products();
 #pragma unroll
-          for (uint32_t k = 0; k < kPartBytes / kTileBytes * 4; k++) {
-            const uint32_t offset = (part * kPartBytes + k / 4 * kTileBytes + k % 4 * 32) >> 4;
+          for (uint32_t k = 0; k < kSpanBytes / kParts / kTileBytes * 4; k++) {
+            const uint32_t offset = (part * kSpanBytes / kParts + k / 4 * kTileBytes + k % 4 * 32) >> 4;
             multiply_16<64>(s, a + offset, b + offset, part > 0 || k > 0);
           }
         }
@@ -286,6 +287,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 256) {
     prefetch_map(queries);
     prefetch_map(pages);
+    shared.ahead = read_ahead(work);
   }
   __syncthreads();
   wait_for_previous();

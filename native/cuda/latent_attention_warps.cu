@@ -235,14 +235,17 @@ cudaError_t prepare_tiles() {
 
 }  // namespace
 
-uint32_t warps_tile_rows() {
+bool wide_warps_fit() {
   int device = 0, shared = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return shared >= int(sizeof(Tile<64>::Shared)) ? 64 : 32;
+  return shared >= int(sizeof(Tile<64>::Shared));
 }
 
-cudaError_t prepare_warps() { return warps_tile_rows() == 64 ? prepare_tiles<64>() : prepare_tiles<32>(); }
+cudaError_t prepare_warps() {
+  if (wide_warps_fit()) CUDA_TRY(prepare_tiles<64>());
+  return prepare_tiles<32>();
+}
 
 cudaError_t run_warps(cudaStream_t stream, const LatentWork& work) {
   return work.tile_rows == 64 ? run_tiles<64>(stream, work) : run_tiles<32>(stream, work);
