@@ -52,7 +52,9 @@ const std::vector<Asked> kSteps = {{"one token", {{0, 0, 1}}},
                                    {"70 tokens, most short", {{0, 104, 1}, {1, 34, 40}, {2, 12, 29}}},
                                    {"long among short", {{0, 105, 1}, {3, 0, 90}, {1, 74, 3}}},
                                    {"rest of a prompt", {{3, 90, 100}}},
-                                   {"4 sequences", {{0, 106, 1}, {1, 77, 1}, {2, 41, 1}, {3, 190, 1}}}};
+                                   {"4 sequences", {{0, 106, 1}, {1, 77, 1}, {2, 41, 1}, {3, 190, 1}}},
+                                   {"two pairs", {{0, 107, 2}, {2, 42, 2}}},
+                                   {"two pairs, captured", {{0, 109, 2}, {2, 44, 2}}}};
 
 double difference(const float* a, const float* b, size_t count) {
   return check::nmse({a, a + count}, std::vector<double>(b, b + count));
