@@ -95,6 +95,15 @@ cudaError_t start(cudaStream_t stream, Multiply job) {
 
 cudaError_t multiply_few(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count) {
   if (n == 0 || n > kFewRows || count > kMostOutputs) CUDA_TRY(cudaErrorInvalidValue);
+  if (n > kMostTokens) {
+    CUDA_TRY(multiply_few(stream, x, kMostTokens, outputs, count));
+    Output rest[kMostOutputs];
+    for (uint32_t i = 0; i < count; i++) {
+      rest[i] = outputs[i];
+      rest[i].y += uint64_t(kMostTokens) * outputs[i].y_stride;
+    }
+    return multiply_few(stream, rows_from(x, kMostTokens), n - kMostTokens, rest, count);
+  }
   bool done[kMostOutputs] = {};
   for (uint32_t i = 0; i < count; i++) {  // one launch for all outputs of a type
     if (done[i]) continue;
@@ -112,15 +121,20 @@ cudaError_t multiply_few(cudaStream_t stream, const Rows& x, uint32_t n, const O
     }
     for (; pieces < kMostOutputs; pieces++) job.pieces[pieces].first_unit = ~0u;
     CUDA_TRY(with_kernel(type, n, [&](auto format, auto tokens) {
-      return start<decltype(format), decltype(tokens)::value>(stream, job);
+      using F = decltype(format);
+      constexpr int N = decltype(tokens)::value;
+      return N > 4 && n <= 4 ? start<F, 4>(stream, job) : start<F, N>(stream, job);
     }));
   }
   return cudaSuccess;
 }
 
 cudaError_t prepare_few() {
-  CUDA_TRY(for_all_kernels([](auto format, auto tokens) {
-    return allow_shared_memory(multiply_kernel<decltype(format), decltype(tokens)::value>);
+  CUDA_TRY(for_all_kernels([](auto format, auto tokens) -> cudaError_t {
+    using F = decltype(format);
+    CUDA_TRY(allow_shared_memory(multiply_kernel<F, decltype(tokens)::value>));
+    CUDA_TRY(allow_shared_memory(multiply_kernel<F, 4>));
+    return cudaSuccess;
   }));
   CUDA_TRY(prepare_gate_up_few());
   CUDA_TRY(prepare_route_few());

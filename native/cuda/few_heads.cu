@@ -164,6 +164,14 @@ cudaError_t start_expand(cudaStream_t stream, uint32_t n, const Matrix& v_b, con
 
 cudaError_t absorb_few(cudaStream_t stream, uint32_t n, const AbsorbFew& args) {
   if (n == 0 || n > kFewRows) CUDA_TRY(cudaErrorInvalidValue);
+  if (n > kMostTokens) {
+    CUDA_TRY(absorb_few(stream, kMostTokens, args));
+    AbsorbFew rest = args;
+    const uint64_t first = uint64_t(kMostTokens) * args.k_b->count;
+    rest.q += first * (args.nope_dim + args.rope_dim), rest.positions += kMostTokens;
+    rest.absorbed += first * (args.k_b->rows + args.rope_dim);
+    return absorb_few(stream, n - kMostTokens, rest);
+  }
   return with_kernel(args.k_b->type, n, [&](auto format, auto tokens) {
     return start_absorb<decltype(format), decltype(tokens)::value>(stream, n, args);
   });
@@ -171,6 +179,11 @@ cudaError_t absorb_few(cudaStream_t stream, uint32_t n, const AbsorbFew& args) {
 
 cudaError_t expand_few(cudaStream_t stream, uint32_t n, const Matrix& v_b, const float* latent, const Rows& values) {
   if (n == 0 || n > kFewRows || v_b.rows % 32 != 0) CUDA_TRY(cudaErrorInvalidValue);
+  if (n > kMostTokens) {
+    CUDA_TRY(expand_few(stream, kMostTokens, v_b, latent, values));
+    return expand_few(stream, n - kMostTokens, v_b, latent + uint64_t(kMostTokens) * v_b.count * v_b.cols,
+                      rows_from(values, kMostTokens));
+  }
   return with_kernel(v_b.type, n, [&](auto format, auto tokens) {
     return start_expand<decltype(format), decltype(tokens)::value>(stream, n, v_b, latent, values);
   });

@@ -8,7 +8,7 @@ namespace perigee::cuda {
 // Which of the units from `base` on a lane's column q belongs to.
 template <int N>
 __device__ constexpr uint32_t unit_of(uint32_t t, uint32_t q) {
-  return N < 8 ? (2 * t + q) / N : 0;
+  return (2 * t + q) / N % (8 / N);
 }
 
 // Byte of unit base + unit_of as the float 2^23 + byte.

@@ -17,23 +17,11 @@ template <class F>
 constexpr uint32_t kStages = (6656 + F::kBytes - 1) / F::kBytes;
 
 // Floats of one warp's sums of 16 rows; columns are set apart so that writing them meets no bank twice.
-template <int N>
-constexpr uint32_t kPartial = kSets<N> * 8 * 20;
+constexpr uint32_t kPartial = 8 * 20;
 
 template <class F, int N>
 CutOf cut_of(uint32_t units, uint32_t parts, uint32_t steps) {
-  return {units,      parts, steps, F::kBytes, F::template kMet<N>, 2 * kPartial<N> * uint32_t(sizeof(float)),
-          kStages<F>, N};
-}
-
-// The cut of a launch that was made for more tokens than N: more steps' activations fit.
-template <class F, int N>
-__device__ Cut refit(Cut cut, uint32_t steps) {
-  const uint32_t warps = cut.width * cut.per_block;
-  const uint32_t fixed = warps * (cut.stages * F::kBytes + 2 * kPartial<N> * uint32_t(sizeof(float)));
-  cut.chunk = (cut.bytes - fixed) / F::template kMet<N>;
-  if (cut.chunk < steps) cut.chunk -= cut.chunk % cut.width;
-  return cut;
+  return {units, parts, steps, F::kBytes, F::template kMet<N>, 2 * kPartial * uint32_t(sizeof(float)), kStages<F>};
 }
 
 struct Team {
@@ -68,14 +56,13 @@ cudaError_t allow_shared_memory(Kernel* kernel) {
 // parts of a unit are taken.
 template <class F, int N, class Job>
 __device__ void run(Job& job, const Cut& cut, uint8_t* shared) {
-  constexpr int C = kSets<N>;
   constexpr uint32_t kRing = kStages<F>;
   const Team team(cut);
   const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warps = blockDim.x / 32;
   uint8_t* ring = shared + threadIdx.x / 32 * (cut.stages * F::kBytes);
   uint8_t* behind_rings = shared + warps * (cut.stages * F::kBytes);
-  float* partials = reinterpret_cast<float*>(behind_rings) + team.in_block * team.width * 2 * kPartial<N>;
-  uint8_t* met = behind_rings + warps * 2 * kPartial<N> * sizeof(float);
+  float* partials = reinterpret_cast<float*>(behind_rings) + team.in_block * team.width * 2 * kPartial;
+  uint8_t* met = behind_rings + warps * 2 * kPartial * sizeof(float);
 
   const uint32_t first_unit = team.index < cut.teams ? team.index : job.units;
   uint32_t next_unit = first_unit, next_part = 0, next_step = team.rank;
@@ -97,6 +84,7 @@ __device__ void run(Job& job, const Cut& cut, uint8_t* shared) {
   const bool whole = cut.chunk >= job.steps;
   if (whole) {
     job.template stage<F, N>(met, 0, job.steps);
+    wait_for_copies<0>();
     __syncthreads();
   }
 
@@ -105,12 +93,13 @@ __device__ void run(Job& job, const Cut& cut, uint8_t* shared) {
     const uint32_t unit = before + first_unit;
     const bool live = unit < job.units;
     for (uint32_t part = 0; part < Job::kParts; part++) {
-      float acc[C][4] = {};
+      float acc[4] = {};
       for (uint32_t first = 0; first < job.steps; first += cut.chunk) {
         const uint32_t end = min(first + cut.chunk, job.steps);
         if (!whole) {
           __syncthreads();
           job.template stage<F, N>(met, first, end - first);
+          wait_for_copies<0>();
           __syncthreads();
         }
         if (!live) continue;
@@ -124,17 +113,15 @@ __device__ void run(Job& job, const Cut& cut, uint8_t* shared) {
         }
       }
       if (!live) continue;
-      float* partial = partials + (side * team.width + team.rank) * kPartial<N>;
-      for (int c = 0; c < C; c++)
-        for (int i = 0; i < 4; i++) partial[(8 * c + 2 * t + i % 2) * 20 + g + i / 2 * 8] = acc[c][i];
+      float* partial = partials + (side * team.width + team.rank) * kPartial;
+      for (int i = 0; i < 4; i++) partial[(2 * t + i % 2) * 20 + g + i / 2 * 8] = acc[i];
       team.meet();
-      const float* all = partials + side * team.width * kPartial<N>;
+      const float* all = partials + side * team.width * kPartial;
       for (uint32_t i = team.thread(); i < job.count * kTileRows; i += team.width * 32) {
         const uint32_t token = i / kTileRows, row = i % kTileRows;
         float sum = 0.0f;
         for (uint32_t warp = 0; warp < team.width; warp++)
-          for (uint32_t column = token; column < (N < 8 ? 8 : N); column += N)
-            sum += all[warp * kPartial<N> + column * 20 + row];
+          for (uint32_t column = token; column < 8; column += N) sum += all[warp * kPartial + column * 20 + row];
         job.take(unit, part, token, row, sum * F::kUnit);
       }
       side ^= 1;
@@ -151,6 +138,7 @@ struct InOrder {
   __device__ Meeting meeting(uint32_t step, uint32_t token) const {
     return {token < count ? int32_t(token) : -1, step, 1.0f};
   }
+  // Letting the next kernel start before the wait was slower: its blocks take room from this one's predecessor.
   __device__ void begin() const {
     wait_for_previous();
     let_next_start();

@@ -1,4 +1,4 @@
-// What one warp does with one tile of weights in shared memory: 16 rows meet N tokens (1, 2, 4, 8 or 16) on the tensor
+// What one warp does with one tile of weights in shared memory: 16 rows meet N tokens (1, 2, 4 or 8) on the tensor
 // cores, or in plain float arithmetic where weights are floats.
 //
 // A tensor product has eight columns, of which few tokens would leave most idle. So a column is a pair (unit of 32 or 16
@@ -7,10 +7,12 @@
 // then done once for eight units instead of eight times.
 //
 // Activations lie in shared memory in this order too, tile by tile: values [unit][token], then scales [unit][token], then
-// sums. Sums come out as acc[c] = rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1 of set c, lane 4 g + t.
+// sums. Sums come out as acc = rows g, g, g + 8, g + 8 and columns 2 t, 2 t + 1, 2 t, 2 t + 1 in lane 4 g + t.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
+#include "few.h"
 #include "few_scales.cuh"
 
 namespace perigee::cuda {
@@ -70,9 +72,6 @@ __device__ inline void mma_tf32(float (&d)[4], const float (&a)[4], float b0, fl
 // The part of a float that the tensor cores see as tf32; the rest is another 13 bits.
 __device__ inline float tf32_part(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000); }
 
-template <int N>
-constexpr int kSets = N < 8 ? 1 : N / 8;  // of eight columns that a unit meets
-
 template <class T>
 struct Quantized {
   static constexpr uint32_t kBytes = T::kBytes, kCols = T::kCols;
@@ -96,20 +95,21 @@ struct Quantized {
       if (at + 512 <= kBytes || at + lane * 16 < kBytes) copy_async(to + at, tile + at);
   }
 
-  // Brings the activations of steps first .. first + tiles into shared memory; all threads of the block.
+  // Brings the activations of steps first .. first + tiles into shared memory; all threads of the block, which then wait
+  // for all their copies.
   template <int N, class Job>
   static __device__ void stage(uint8_t* to, const Job& job, uint32_t first, uint32_t tiles) {
     constexpr uint32_t kHalf = kStep / 16, kPieces = kUnits * N * kHalf;  // pieces of 16 bytes
     const Activations& x = job.x;
-#pragma unroll 4
     for (uint32_t i = threadIdx.x; i < tiles * kPieces; i += blockDim.x) {
       const uint32_t tile = i / kPieces, at = i % kPieces, token = at / kHalf % N;
       const Meeting meeting = job.meeting(first + tile, token);
       const uint32_t column = meeting.tile * kCols + at / (kHalf * N) * kStep + at % kHalf * 16;
-      uint4 values = {0, 0, 0, 0};
-      if (meeting.row >= 0) values = *reinterpret_cast<const uint4*>(x.q + uint64_t(meeting.row) * x.padded + column);
-      *reinterpret_cast<uint4*>(to + tile * kMet<N> + at * 16) = values;
+      copy_async(to + tile * kMet<N> + at * 16,
+                 reinterpret_cast<const uint8_t*>(x.q) + uint64_t(max(meeting.row, 0)) * x.padded + column,
+                 meeting.row >= 0);
     }
+    commit_copies();
     constexpr uint32_t kFactors = kUnits * N;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x; i < tiles * kFactors; i += blockDim.x) {
@@ -126,62 +126,51 @@ struct Quantized {
   }
 
   template <int N>
-  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[kSets<N>][4]) {
-    constexpr int C = kSets<N>, kSpan = N < 8 ? 8 / N : 1;
+  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[4]) {
+    constexpr int kSpan = 8 / N;
     const uint32_t g = lane / 4, t = lane % 4;
     const LaneScales<T, N> scales(tile, g, t);
     const auto* factors = reinterpret_cast<const float*>(met + kUnits * N * kStep);
-    float sums[C][4] = {};
+    float sums[4] = {};
 #pragma unroll
     for (int base = 0; base < int(kUnits); base += kSpan) {
-      uint32_t d[C][4], b[C][2];
-      for (int c = 0; c < C; c++) {
-        const uint32_t set = base * N / 8 + c;
-        for (int i = 0; i < 4; i++) d[c][i] = kRaised;
-        if constexpr (T::kHalves) {
-          b[c][0] = *reinterpret_cast<const uint32_t*>(met + set * 128 + lane * 4);
-        } else {
-          const uint2 both = *reinterpret_cast<const uint2*>(met + set * 256 + lane * 8);
-          b[c][0] = both.x, b[c][1] = both.y;
-        }
+      const int set = base / kSpan;
+      uint32_t d[4] = {kRaised, kRaised, kRaised, kRaised}, odd[4] = {}, b[2];
+      if constexpr (T::kHalves) {
+        b[0] = *reinterpret_cast<const uint32_t*>(met + set * 128 + lane * 4);
+      } else {
+        const uint2 both = *reinterpret_cast<const uint2*>(met + set * 256 + lane * 8);
+        b[0] = both.x, b[1] = both.y;
       }
       for (int j = 0; j < kSpan; j++) {
         const int unit = base + j;
         const bool mine = kSpan == 1 || g / N == uint32_t(j);
+        auto& to = j % 2 ? odd : d;  // products that follow each other need not wait for each other
         uint32_t a[4];
         read_codes<T>(tile, lane, T::kHalves ? unit / 2 : unit, a);
-        for (int c = 0; c < C; c++) {
-          if constexpr (T::kHalves) mma_k16(d[c], a[unit % 2 * 2], a[unit % 2 * 2 + 1], mine ? b[c][0] : 0);
-          else mma_k32(d[c], a, mine ? b[c][0] : 0, mine ? b[c][1] : 0);
-        }
+        if constexpr (T::kHalves) mma_k16(to, a[unit % 2 * 2], a[unit % 2 * 2 + 1], mine ? b[0] : 0);
+        else mma_k32(to, a, mine ? b[0] : 0, mine ? b[1] : 0);
       }
-      float scale[2][2];
+      if constexpr (kSpan > 1)
+        for (int i = 0; i < 4; i++) d[i] += odd[i];
+      const float2 factor = *reinterpret_cast<const float2*>(factors + set * 8 + 2 * t);
       for (int row = 0; row < 2; row++) {
-        scale[row][0] = scales.scale(row, base, 0);
-        scale[row][1] = N == 1 ? scales.scale(row, base, 1) : scale[row][0];
+        const float scale0 = scales.scale(row, base, 0), scale1 = N == 1 ? scales.scale(row, base, 1) : scale0;
+        sums[2 * row] = fmaf(lowered(d[2 * row]), scale0 * factor.x, sums[2 * row]);
+        sums[2 * row + 1] = fmaf(lowered(d[2 * row + 1]), scale1 * factor.y, sums[2 * row + 1]);
       }
-      for (int c = 0; c < C; c++) {
-        const uint32_t column = base * N + 8 * c + 2 * t;
-        const float2 factor = *reinterpret_cast<const float2*>(factors + column);
-        sums[c][0] = fmaf(lowered(d[c][0]), scale[0][0] * factor.x, sums[c][0]);
-        sums[c][1] = fmaf(lowered(d[c][1]), scale[0][1] * factor.y, sums[c][1]);
-        sums[c][2] = fmaf(lowered(d[c][2]), scale[1][0] * factor.x, sums[c][2]);
-        sums[c][3] = fmaf(lowered(d[c][3]), scale[1][1] * factor.y, sums[c][3]);
-        if constexpr (T::kScales == Scales::Floats) {
-          const float2 sum = *reinterpret_cast<const float2*>(factors + kUnits * N + column);
-          for (int row = 0; row < 2; row++) {
-            sums[c][2 * row] = fmaf(-scales.min(row, base, 0), sum.x, sums[c][2 * row]);
-            sums[c][2 * row + 1] = fmaf(-scales.min(row, base, 1), sum.y, sums[c][2 * row + 1]);
-          }
+      if constexpr (T::kScales == Scales::Floats) {
+        const float2 sum = *reinterpret_cast<const float2*>(factors + kUnits * N + set * 8 + 2 * t);
+        for (int row = 0; row < 2; row++) {
+          sums[2 * row] = fmaf(-scales.min(row, base, 0), sum.x, sums[2 * row]);
+          sums[2 * row + 1] = fmaf(-scales.min(row, base, 1), sum.y, sums[2 * row + 1]);
         }
       }
     }
     if constexpr (T::kScales == Scales::K4) subtract_mins<N>(scales, factors + kUnits * N, g, t, sums);
-    for (int c = 0; c < C; c++) {
-      for (int i = 0; i < 4; i++) {
-        if constexpr (T::kScales == Scales::K6) acc[c][i] = fmaf(scales.d[i / 2], sums[c][i], acc[c][i]);
-        else acc[c][i] += sums[c][i];
-      }
+    for (int i = 0; i < 4; i++) {
+      if constexpr (T::kScales == Scales::K6) acc[i] = fmaf(scales.d[i / 2], sums[i], acc[i]);
+      else acc[i] += sums[i];
     }
   }
 
@@ -189,19 +178,16 @@ struct Quantized {
   // because a tf32 holds 11 bits.
   template <int N>
   static __device__ void subtract_mins(const LaneScales<T, N>& scales, const float* unit_sums, uint32_t g, uint32_t t,
-                                       float (&sums)[kSets<N>][4]) {
+                                       float (&sums)[4]) {
     float mins[4];
     for (int i = 0; i < 4; i++) mins[i] = byte_as_float(scales.mins[i % 2][i / 2], t);
-    for (int c = 0; c < kSets<N>; c++) {
-      const float* at = unit_sums + t * N + 8 * c + g % (N < 8 ? N : 8);
-      const bool token = N >= 8 || g < N;
-      const float b0 = token ? at[0] : 0.0f, b1 = token ? at[4 * N] : 0.0f;
-      const float high0 = tf32_part(b0), high1 = tf32_part(b1);
-      float d[4] = {};
-      mma_tf32(d, mins, high0, high1);
-      mma_tf32(d, mins, b0 - high0, b1 - high1);
-      for (int i = 0; i < 4; i++) sums[c][i] = fmaf(-scales.dmin[i / 2], d[i], sums[c][i]);
-    }
+    const float* at = unit_sums + t * N + g % N;
+    const float b0 = g < N ? at[0] : 0.0f, b1 = g < N ? at[4 * N] : 0.0f;
+    const float high0 = tf32_part(b0), high1 = tf32_part(b1);
+    float d[4] = {}, low[4] = {};
+    mma_tf32(d, mins, high0, high1);
+    mma_tf32(low, mins, b0 - high0, b1 - high1);
+    for (int i = 0; i < 4; i++) sums[i] = fmaf(-scales.dmin[i / 2], d[i] + low[i], sums[i]);
   }
 };
 
@@ -260,21 +246,19 @@ struct Floats {
   }
 
   template <int N>
-  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[kSets<N>][4]) {
-    constexpr uint32_t kSpan = N < 8 ? 8 / N : 1;
+  static __device__ void meet(const uint8_t* tile, const uint8_t* met, uint32_t lane, float (&acc)[4]) {
+    constexpr uint32_t kSpan = 8 / N;
     const uint32_t g = lane / 4, t = lane % 4;
     const auto* x = reinterpret_cast<const float4*>(met) + 2 * t;
 #pragma unroll 4
     for (uint32_t base = 0; base < kUnits; base += kSpan) {
       for (int q = 0; q < 2; q++) {
-        const uint32_t unit = base + (N < 8 ? (2 * t + q) / N : 0);
+        const uint32_t unit = base + (2 * t + q) / N;
         const float4 row0 = four(tile + g * kRowStride + unit * 4 * kElement);
         const float4 row1 = four(tile + (g + 8) * kRowStride + unit * 4 * kElement);
-        for (int c = 0; c < kSets<N>; c++) {
-          const float4 v = x[base * N + 8 * c + q];
-          acc[c][q] += row0.x * v.x + row0.y * v.y + (row0.z * v.z + row0.w * v.w);
-          acc[c][2 + q] += row1.x * v.x + row1.y * v.y + (row1.z * v.z + row1.w * v.w);
-        }
+        const float4 v = x[base * N + q];
+        acc[q] += row0.x * v.x + row0.y * v.y + (row0.z * v.z + row0.w * v.w);
+        acc[2 + q] += row1.x * v.x + row1.y * v.y + (row1.z * v.z + row1.w * v.w);
       }
     }
   }
@@ -295,9 +279,7 @@ cudaError_t with_kernel(DType type, uint32_t n, Use use) {
   return with_format(type, [&](auto format) -> cudaError_t {
     constexpr int kLeast = decltype(format)::kLeast;
     if (n <= kLeast) return use(format, std::integral_constant<int, kLeast>());
-    if (n <= 4) return use(format, std::integral_constant<int, 4>());
-    if (n <= 8) return use(format, std::integral_constant<int, 8>());
-    return use(format, std::integral_constant<int, 16>());
+    return use(format, std::integral_constant<int, kMostTokens>());
   });
 }
 
@@ -306,7 +288,7 @@ template <typename Use>
 cudaError_t for_all_kernels(Use use) {
   for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q4_0, DType::Q5_0, DType::Q8_0, DType::Q4_K,
                            DType::Q5_K, DType::Q6_K, DType::IQ4_NL})
-    for (const uint32_t n : {1, 4, 8, 16})
+    for (const uint32_t n : {1u, kMostTokens})
       if (const cudaError_t code = with_kernel(type, n, use); code != cudaSuccess) return code;
   return cudaSuccess;
 }
