@@ -138,7 +138,6 @@ struct InOrder {
   __device__ Meeting meeting(uint32_t step, uint32_t token) const {
     return {token < count ? int32_t(token) : -1, step, 1.0f};
   }
-  // Letting the next kernel start before the wait was slower: its blocks take room from this one's predecessor.
   __device__ void begin() const {
     wait_for_previous();
     let_next_start();
