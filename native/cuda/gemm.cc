@@ -1,4 +1,6 @@
 // Which kernel multiplies.
+#include <algorithm>
+
 #include "check.h"
 #include "gemm_kernels.h"
 
@@ -29,33 +31,37 @@ uint32_t tile_rows_for(uint32_t rows) {
   return tile;
 }
 
-// Rows from which on Hopper's kernel is the faster one.
-constexpr uint32_t kHopperRows = 256;
+uint32_t up(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
 
-// Columns of Hopper's tiles: the fewest rounds of all processors, counted in columns.
-uint32_t hopper_columns(const Product& p, uint32_t processors) {
-  const uint32_t row_tiles = (p.m + 255) / 256 * p.groups;
+// Hopper's kernels for many rows have tiles of 256 rows for each pair of processors. The best is the one with the fewest
+// rounds of all pairs, counted in columns.
+cudaError_t multiply_many(cudaStream_t stream, const Product& p, uint32_t processors) {
+  const uint32_t row_tiles = up(p.m, 256) * p.groups;
   uint32_t best = 0, least = ~0u;
-  for (const uint32_t columns : {256u, 192u, 128u}) {
-    const uint32_t tiles = row_tiles * ((p.n + columns - 1) / columns), at_once = processors / 2;
-    const uint32_t cost = (tiles + at_once - 1) / at_once * (columns + 16);
+  for (const uint32_t columns : {128u, 256u, 192u}) {
+    const uint32_t cost = up(row_tiles * up(p.n, columns), processors / 2) * columns;
     if (cost < least) least = cost, best = columns;
   }
-  return best;
+  if (best == 128) return multiply_hopper_turns(stream, p, processors);
+  return multiply_hopper(stream, p, best, processors);
 }
 
-// Parts of k for products of few tiles: two blocks for each processor are as many as run at once.
-uint32_t hopper_parts(const Product& p, uint32_t processors) {
-  const uint32_t tiles = (p.m + 127) / 128 * ((p.n + 127) / 128) * p.groups;
-  const uint32_t fill = 2 * processors / tiles, steps = p.k / 256;
-  uint32_t parts = fill < steps ? fill : steps;
-  const uint32_t most = tiles > 24 ? 4 : 8;
-  if (parts > most) parts = most;
-  return parts > 0 ? parts : 1;
+// Parts of k for products of few tiles. Two blocks for each processor are as many as run at once; more than four parts,
+// or any where half of the processors have a tile anyway, cost more than they bring (measured on an H200).
+uint32_t parts_of(const Product& p, uint32_t processors) {
+  const uint32_t tiles = up(p.m, 128) * up(p.n, 128) * p.groups;
+  if (tiles > processors / 2) return 1;
+  return std::clamp(std::min(2 * processors / tiles, p.k / 256), 1u, 4u);
 }
 
-bool paired(const void* y, size_t pair_bytes, uint64_t stride, uint64_t next) {
-  return reinterpret_cast<uintptr_t>(y) % pair_bytes == 0 && stride % 2 == 0 && next % 2 == 0;
+cudaError_t multiply_on_hopper(cudaStream_t stream, const Product& p, uint32_t processors) {
+  const bool few_tiles = up(p.m, 256) * up(p.n, 128) * p.groups <= processors / 4;
+  if (p.m <= 128 || few_tiles) return multiply_hopper_split(stream, p, parts_of(p, processors));
+  return multiply_many(stream, p, processors);
+}
+
+bool aligned(const void* y, size_t bytes, uint64_t stride, uint64_t next) {
+  return (reinterpret_cast<uintptr_t>(y) | stride * bytes | next * bytes) % 16 == 0;
 }
 
 }  // namespace
@@ -87,8 +93,8 @@ Product product_of(const Gemm& args) {
   p.b_stride = args.b_stride;
   p.y_stride = args.y_stride;
   p.add = args.add;
-  p.paired = args.y_wide != nullptr ? paired(args.y_wide, 2 * sizeof(bf16), args.y_stride, args.y_next)
-                                    : paired(args.y, 2 * sizeof(float), args.y_stride, args.y_next);
+  p.aligned = args.y_wide != nullptr ? aligned(args.y_wide, sizeof(bf16), args.y_stride, args.y_next)
+                                     : aligned(args.y, sizeof(float), args.y_stride, args.y_next);
   return p;
 }
 
@@ -106,7 +112,7 @@ Product product_of(const GroupedGemm& args) {
   p.k = args.k;
   p.a_stride = p.b_stride = args.k;
   p.y_stride = args.n;
-  p.paired = paired(args.y, 2 * sizeof(bf16), args.n, 0);
+  p.aligned = aligned(args.y, sizeof(bf16), args.n, 0);
   return p;
 }
 
@@ -115,9 +121,7 @@ cudaError_t gemm(cudaStream_t stream, const Gemm& args) {
   const Device* device = nullptr;
   CUDA_TRY(current(&device));
   const Product p = product_of(args);
-  if (device->hopper && p.m >= kHopperRows)
-    return multiply_hopper(stream, p, hopper_columns(p, device->processors), device->processors);
-  if (device->hopper && p.m > 16) return multiply_hopper_split(stream, p, hopper_parts(p, device->processors));
+  if (device->hopper && p.m > 16) return multiply_on_hopper(stream, p, device->processors);
   return multiply_portable(stream, p, tile_rows_for(p.m), device->processors);
 }
 

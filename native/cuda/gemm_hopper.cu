@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Walk = Tiles<kRows * kCluster, kColumns, kThreads>;
   extern __shared__ uint8_t dynamic[];
   __shared__ typename Walk::Space space;
+  __shared__ TurnSpace turn;
   __shared__ Barriers<S::kStages> barriers;
   const uint32_t group = threadIdx.x / 128, rank = cluster_rank();
   if (threadIdx.x == 0) {
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply_stages<Release::Later>(ring, steps, own, sums, [&](uint32_t empty) {
         if (thread < kCluster) arrive_at(empty, thread);
       });
-      store_sums<kColumns>(p, tile, rank * kRows + own * kGroupRows, thread, sums);
+      store_sums<kColumns>(p, tile, rank * kRows + own * kGroupRows, thread, turn, sums);
     }
   }
   sync_cluster();  // the neighbour may still arrive here
@@ -100,14 +101,7 @@ cudaError_t raise_shared() {
 }  // namespace
 
 cudaError_t multiply_hopper(cudaStream_t stream, const Product& p, uint32_t tile_columns, uint32_t processors) {
-  switch (tile_columns) {
-    case 128:
-      return run<128>(stream, p, processors);
-    case 192:
-      return run<192>(stream, p, processors);
-    default:
-      return run<256>(stream, p, processors);
-  }
+  return tile_columns == 192 ? run<192>(stream, p, processors) : run<256>(stream, p, processors);
 }
 
 cudaError_t prepare_hopper(bool* usable) {
@@ -120,7 +114,6 @@ cudaError_t prepare_hopper(bool* usable) {
   cudaFuncAttributes attributes;
   CUDA_TRY(cudaFuncGetAttributes(&attributes, multiply_hopper_tiles<256>));
   if (attributes.ptxVersion < 90) return cudaSuccess;
-  CUDA_TRY(raise_shared<128>());
   CUDA_TRY(raise_shared<192>());
   CUDA_TRY(raise_shared<256>());
   CUDA_TRY(prepare_hopper_split());

@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using namespace hopper;
   extern __shared__ uint8_t dynamic[];
   __shared__ typename Walk::Space space;
+  __shared__ TurnSpace turn;
   __shared__ Barriers<Shape::kStages> barriers;
   const uint32_t group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply_stages<Release::Later, true>(ring, steps, own, sums, [&](uint32_t empty) {
         if (thread == 0) arrive(empty);
       });
-      store_sums<kColumns>(p, tile, own * kGroupRows, thread, sums);
+      store_sums<kColumns>(p, tile, own * kGroupRows, thread, turn, sums);
     }
   }
 #endif

@@ -94,24 +94,52 @@ __device__ void multiply_stages(Ring<S>& ring, uint32_t steps, uint32_t group, f
   }
 }
 
+// Eight warps' space for store_sums; rows are 8 floats apart in their banks.
+constexpr uint32_t kTurnStride = 32 + 8;
+struct TurnSpace {
+  alignas(16) float block[8][16][kTurnStride];
+};
+
 // Where sums[4 j + 2 half], sums[4 j + 2 half + 1] of a thread of a warpgroup belong.
 __device__ inline uint32_t row_of(uint32_t thread, uint32_t half) {
   return thread / 32 * 16 + thread % 32 / 4 + half * 8;
 }
 __device__ inline uint32_t column_of(uint32_t thread, uint32_t j) { return j * 8 + thread % 4 * 2; }
 
-// Stores a warpgroup's rows, the first of which is row `first` of the tile.
+// Stores a warpgroup's rows, the first of which is row `first` of the tile. Each warp turns 16 x 32 values at a time over
+// through its part of `turn`: as the products leave them, a store would touch eight lines for a quarter of each.
 template <uint32_t kColumns>
-__device__ void store_sums(const Product& p, const Tile& tile, uint32_t first, uint32_t thread,
+__device__ void store_sums(const Product& p, const Tile& tile, uint32_t first, uint32_t thread, TurnSpace& turn,
                            const float (&sums)[kColumns / 2]) {
+  const uint32_t lane = thread % 32;
+  float(&block)[16][kTurnStride] = turn.block[threadIdx.x / 32 % 8];
+  const uint32_t row = first + thread / 32 * 16;
+  const uint64_t origin = tile.group * p.y_next + uint64_t(tile.first + row) * p.y_stride;
 #pragma unroll
-  for (uint32_t half = 0; half < 2; half++) {
-    const uint32_t row = first + row_of(thread, half);
-    if (row >= tile.rows) continue;
-    const uint64_t at = tile.group * p.y_next + uint64_t(tile.first + row) * p.y_stride;
+  for (uint32_t part = 0; part < kColumns / 32; part++) {
 #pragma unroll
-    for (uint32_t j = 0; j < kColumns / 8; j++)
-      store_pair(p, at, tile.column + column_of(thread, j), sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
+    for (uint32_t j = 0; j < 4; j++)
+#pragma unroll
+      for (uint32_t half = 0; half < 2; half++)
+        *reinterpret_cast<float2*>(&block[lane / 4 + half * 8][j * 8 + lane % 4 * 2]) = {
+            sums[16 * part + 4 * j + 2 * half], sums[16 * part + 4 * j + 2 * half + 1]};
+    __syncwarp();
+    const uint32_t column = tile.column + part * 32;
+    if (p.y_wide != nullptr) {
+#pragma unroll
+      for (uint32_t i = lane / 4; i < 16; i += 8) {
+        const float4* v = reinterpret_cast<const float4*>(&block[i][lane % 4 * 8]);
+        if (row + i < tile.rows)
+          store_eight_wide(p, origin + uint64_t(i) * p.y_stride, column + lane % 4 * 8, v[0], v[1]);
+      }
+    } else {
+#pragma unroll
+      for (uint32_t i = lane / 8; i < 16; i += 4)
+        if (row + i < tile.rows)
+          store_four(p, origin + uint64_t(i) * p.y_stride, column + lane % 8 * 4,
+                     *reinterpret_cast<const float4*>(&block[i][lane % 8 * 4]));
+    }
+    __syncwarp();
   }
 }
 

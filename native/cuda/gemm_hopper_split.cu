@@ -9,8 +9,6 @@ namespace {
 
 using hopper::kDepth, hopper::kRowBytes;
 
-constexpr uint32_t kMostParts = 8;
-
 // Two blocks share a multiprocessor. Few rows leave room for more of the weights in flight.
 template <uint32_t kRows>
 using Shape = hopper::Shape<kRows, 128, kRows == 64 ? 4 : 3>;
@@ -43,6 +41,7 @@ __global__ void __launch_bounds__(kThreads<kRows>, 2)
   using namespace hopper;
   using S = Shape<kRows>;
   using R = Ring<S>;
+  constexpr uint32_t kMostParts = 8;  // of a cluster
   constexpr uint32_t kGroups = kRows / kGroupRows, kStride = kSumStride<S::kColumns>;
   static_assert(kRows * kStride * sizeof(float) <= S::kBytes - 1024);
   using Walk = Tiles<kRows, S::kColumns, kThreads<kRows>>;
@@ -108,8 +107,7 @@ __global__ void __launch_bounds__(kThreads<kRows>, 2)
         sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
       }
     const uint64_t at = tile.group * p.y_next + uint64_t(tile.first + row) * p.y_stride;
-    store_pair(p, at, tile.column + column, sum.x, sum.y);
-    store_pair(p, at, tile.column + column + 2, sum.z, sum.w);
+    store_four(p, at, tile.column + column, sum);
   }
   sync_cluster();  // others may still read here
 #endif

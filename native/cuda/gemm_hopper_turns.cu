@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Walk = Tiles<kRows * kCluster, kColumns, kThreads>;
   extern __shared__ uint8_t dynamic[];
   __shared__ typename Walk::Space space;
+  __shared__ TurnSpace turn;
   __shared__ Barriers<Shape::kStages> barriers;
   const uint32_t group = threadIdx.x / 128, rank = cluster_rank();
   if (threadIdx.x == 0) {
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (t + clusters < tiles.count()) asm volatile("bar.arrive %0, 256;" ::"r"(2 - own) : "memory");
       wait_products<0>();
       release(before);
-      store_sums<kColumns>(p, tile, rank * kRows, thread, upper);
-      store_sums<kColumns>(p, tile, rank * kRows + kGroupRows, thread, lower);
+      store_sums<kColumns>(p, tile, rank * kRows, thread, turn, upper);
+      store_sums<kColumns>(p, tile, rank * kRows + kGroupRows, thread, turn, lower);
     }
   }
   sync_cluster();  // the neighbour may still arrive here

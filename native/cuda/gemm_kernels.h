@@ -17,14 +17,14 @@ struct Product {
   uint64_t a_next, b_next, y_next;
   uint32_t groups, m, n, k, a_stride, b_stride, y_stride;
   bool add;
-  bool paired;  // two neighbours of y may be stored at once
+  bool aligned;  // rows of y, so that 16 bytes of neighbours may be stored at once
 };
 
 // mma.sync and cp.async, from sm_80 on. tile_rows: 16, 32, 64 or 128.
 cudaError_t multiply_portable(cudaStream_t stream, const Product& p, uint32_t tile_rows, uint32_t processors);
 cudaError_t prepare_portable();
 
-// wgmma and tensor copies, Hopper only; dense products. tile_columns: 128, 192 or 256.
+// wgmma and tensor copies, Hopper only; dense products. tile_columns: 192 or 256.
 cudaError_t multiply_hopper(cudaStream_t stream, const Product& p, uint32_t tile_columns, uint32_t processors);
 // The same with k cut into `parts`, at most 8 and no more than k / 64.
 cudaError_t multiply_hopper_split(cudaStream_t stream, const Product& p, uint32_t parts);

@@ -94,10 +94,10 @@ class Tiles {
   uint32_t column_tiles_, count_;
 };
 
-// Two neighbouring values of a row of the result.
+// Neighbouring values of a row of the result, which begins at `row`: two, or four, or eight as bf16.
 __device__ inline void store_pair(const Product& p, uint64_t row, uint32_t column, float v0, float v1) {
   const uint64_t at = row + column;
-  if (p.paired && column + 1 < p.n) {
+  if (p.aligned && column + 1 < p.n) {
     if (p.y_wide != nullptr) {
       *reinterpret_cast<__nv_bfloat162*>(p.y_wide + at) = __floats2bfloat162_rn(v0, v1);
       return;
@@ -112,6 +112,28 @@ __device__ inline void store_pair(const Product& p, uint64_t row, uint32_t colum
     if (p.y_wide != nullptr) p.y_wide[at + i] = __float2bfloat16(v[i]);
     else p.y[at + i] = (p.add ? p.y[at + i] : 0.0f) + v[i];
   }
+}
+
+__device__ inline void store_four(const Product& p, uint64_t row, uint32_t column, float4 v) {
+  if (p.aligned && p.y_wide == nullptr && column + 3 < p.n) {
+    float4* y = reinterpret_cast<float4*>(p.y + row + column);
+    const float4 old = p.add ? *y : float4{0, 0, 0, 0};
+    *y = {old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w};
+    return;
+  }
+  store_pair(p, row, column, v.x, v.y);
+  store_pair(p, row, column + 2, v.z, v.w);
+}
+
+__device__ inline void store_eight_wide(const Product& p, uint64_t row, uint32_t column, float4 v0, float4 v1) {
+  if (p.aligned && column + 7 < p.n) {
+    const __nv_bfloat162 v[4] = {__floats2bfloat162_rn(v0.x, v0.y), __floats2bfloat162_rn(v0.z, v0.w),
+                                 __floats2bfloat162_rn(v1.x, v1.y), __floats2bfloat162_rn(v1.z, v1.w)};
+    *reinterpret_cast<uint4*>(p.y_wide + row + column) = *reinterpret_cast<const uint4*>(v);
+    return;
+  }
+  store_four(p, row, column, v0);
+  store_four(p, row, column + 4, v1);
 }
 
 }  // namespace perigee::cuda
