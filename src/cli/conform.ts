@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
+import { renderPrompt } from '../chat/prompt.ts';
 import { type CandidateResult, type ConformResult, type Contestant, conform } from '../conform/conform.ts';
 import { routerBiases } from '../conform/router-bias.ts';
 import { leftOutLine, notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
@@ -19,18 +20,24 @@ import { packageVersion } from './version.ts';
 
 interface ConformOptions extends Omit<EngineOptions, 'backend' | 'isa'> {
   readonly backends: string;
-  readonly prompt: string;
+  readonly prompt?: string;
   readonly tokens?: string;
   readonly report?: string;
   readonly json?: boolean;
 }
 
-/** Two pages of the cache in Kimi K2's vocabulary and in Nano's, with digits, code and another script. */
-const defaultPrompt = `A transformer reads a text as a row of numbers. Each layer lets every position look back at the ones before it, \
-then sends it through a few of many small networks, its experts. Which ones is decided by a router: 3 + 4 = 7 may go where 12 * 12 = 144 \
-goes, and "for (let i = 0; i < n; i++) sum += x[i];" somewhere else. Two programs that do this alike must agree at every step, not only \
-in the last word. Zwei Wege, ein Ziel. 殊途同归。 So we listen at each door along the corridor, and name the first room in which the \
-voices part.`;
+/**
+ * What is run when no text is given: two pages of the cache, in words that Nano knows as well. Text that a small model does not know
+ * sets its router on edge: there a GPU's rounding sends tokens to other experts, which says nothing about its kernels.
+ */
+const defaultConversation = [
+  { role: 'user', content: 'Tell me a short story about an otter and a lantern.' },
+  {
+    role: 'assistant',
+    content:
+      'Long ago, an otter named Tom lived by the mountain. Tom was quiet and liked rice. One day Tom lost the white lantern. Tom looked behind the house and under the bed, but it was not there. Then Lea the hedgehog came to help. Together they walked to the mountain and looked again. Tom smiled and gave the lantern to Lea. From that day on they were best friends.',
+  },
+] as const;
 
 /** `perigee conform`: whether backends compute the same, layer by layer, and where they first part. */
 export function conformCommand(): Command {
@@ -43,7 +50,7 @@ export function conformCommand(): Command {
         'backends, each with a kernel set if you like (wasm:simd128,native:avx2,hybrid:relaxed); the first is the reference',
       ).default('wasm,native'),
     )
-    .addOption(new Option('--prompt <text>', 'the text to run').default(defaultPrompt, 'a paragraph'))
+    .addOption(new Option('--prompt <text>', 'the text to run, as it is; default: a conversation'))
     .addOption(
       new Option('--tokens <T.json>', 'token ids to run, a JSON array (- is standard input)').conflicts('prompt'),
     )
@@ -91,6 +98,9 @@ function parseBackends(list: string): string[] {
 
 async function promptTokens({ prompt, tokens }: ConformOptions, tokenizer: Tokenizer): Promise<readonly number[]> {
   if (tokens === undefined) {
+    if (prompt === undefined) {
+      return renderPrompt({ messages: defaultConversation, tools: [], templateOptions: {} }, tokenizer).ids;
+    }
     const ids = tokenizer.encode(prompt, { specials: false });
     if (ids.length > 0) return ids;
     throw perigeeError('OPTION_INVALID', { option: '--prompt', value: prompt, expected: 'some text' });
