@@ -1,7 +1,6 @@
 #include "engine_object.h"
 
 #include <string.h>
-#include <algorithm>
 
 #include "../engine/exchange.h"
 #include "../engine/taps.h"
@@ -10,13 +9,6 @@ namespace perigee {
 
 namespace {
 
-uint32_t u32(const Napi::Value& value) { return value.As<Napi::Number>().Uint32Value(); }
-
-Napi::Value thrown(Napi::Env env, const char* what) {
-  Napi::Error::New(env, what).ThrowAsJavaScriptException();
-  return env.Undefined();
-}
-
 // Bytes of `owner`'s, which lives as long as they are referenced.
 template <typename T>
 Napi::ArrayBuffer shared_bytes(Napi::Env env, const std::shared_ptr<T>& owner, const void* at, size_t bytes) {
@@ -24,18 +16,7 @@ Napi::ArrayBuffer shared_bytes(Napi::Env env, const std::shared_ptr<T>& owner, c
   return Napi::ArrayBuffer::New(env, const_cast<void*>(at), bytes, release, new std::shared_ptr<T>(owner));
 }
 
-Napi::Value resolved(Napi::Env env, Outcome outcome) {
-  const auto deferred = Napi::Promise::Deferred::New(env);
-  deferred.Resolve(Napi::Number::New(env, static_cast<int32_t>(outcome)));
-  return deferred.Promise();
-}
-
-bool copy_ints(const Napi::Value& from, int32_t* to, size_t most) {
-  const auto ints = from.As<Napi::Int32Array>();
-  if (ints.ElementLength() > most) return false;
-  std::copy_n(ints.Data(), ints.ElementLength(), to);
-  return true;
-}
+Napi::Value refused(Napi::Env env) { return resolved(env, static_cast<int32_t>(Outcome::Refused)); }
 
 }  // namespace
 
@@ -178,32 +159,13 @@ Napi::Value EngineObject::logits(const Napi::CallbackInfo& info) {
   return Napi::Float32Array::New(env, buffer.ByteLength() / sizeof(float), buffer, 0);
 }
 
-bool EngineObject::fill_step(const Napi::CallbackInfo& info) {
-  const Limits& limits = session_->limits();
-  StepBlock& block = *engine_step_block(session_->engine());
-  const auto tables = info[3].As<Napi::Array>();
-  block.tokens_count = static_cast<uint32_t>(info[0].As<Napi::Int32Array>().ElementLength());
-  block.outputs_count = static_cast<uint32_t>(info[4].As<Napi::Int32Array>().ElementLength());
-  block.sequences_count = tables.Length();
-  if (info[1].As<Napi::Int32Array>().ElementLength() != block.tokens_count) return false;
-  if (info[2].As<Napi::Int32Array>().ElementLength() != block.tokens_count) return false;
-  if (block.sequences_count > limits.batch_sequences) return false;
-  for (uint32_t s = 0; s < block.sequences_count; s++) {
-    const Napi::Value table = tables.Get(s);
-    if (!copy_ints(table, block.page_tables + size_t{s} * block.table_stride, block.table_stride)) return false;
-  }
-  return copy_ints(info[0], block.tokens, limits.batch_tokens) &&
-         copy_ints(info[1], block.positions, limits.batch_tokens) &&
-         copy_ints(info[2], block.sequences, limits.batch_tokens) &&
-         copy_ints(info[4], block.outputs, limits.batch_outputs) && engine_check_step(session_->engine()) == Status::Ok;
-}
-
 // (tokens, positions, sequences, pageTables, outputs) -> Promise<Outcome>
 Napi::Value EngineObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!open(env)) return env.Undefined();
   if (waiting_ || session_->finished() == 0) return thrown(env, "a step is running");
-  if (!fill_step(info)) return resolved(env, Outcome::Refused);
+  const bool filled = fill_step(info, session_->limits(), *engine_step_block(session_->engine()));
+  if (!filled || engine_check_step(session_->engine()) != Status::Ok) return refused(env);
   const Napi::Value promise = all_finish(env);
   session_->step();
   return promise;
@@ -231,7 +193,7 @@ Napi::Value EngineObject::serve(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!open(env)) return env.Undefined();
   if (waiting_ || session_->finished() == 0) return thrown(env, "a step is running");
-  if (engine_begin_experts(session_->engine(), u32(info[0])) != Status::Ok) return resolved(env, Outcome::Refused);
+  if (engine_begin_experts(session_->engine(), u32(info[0])) != Status::Ok) return refused(env);
   const Napi::Value promise = all_finish(env);
   session_->step();
   return promise;

@@ -1,20 +1,12 @@
 // Session as a JavaScript object.
 #pragma once
 #include <napi.h>
-#include <string.h>
 #include <memory>
 
+#include "arguments.h"
 #include "session.h"
 
 namespace perigee {
-
-// A struct of engine/config.h from its bytes, a Uint8Array.
-template <typename T>
-void plain_struct(const Napi::Value& from, T& to) {
-  const auto bytes = from.As<Napi::Uint8Array>();
-  to = {};
-  if (bytes.ByteLength() == sizeof to) memcpy(&to, bytes.Data(), sizeof to);
-}
 
 // Everything but close() must not be called again after it; src/runtime/native-runtime.ts sees to that, and what is called
 // all the same throws.
@@ -43,7 +35,6 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   // False, with an exception pending, once closed.
   bool open(Napi::Env env) const;
-  bool fill_step(const Napi::CallbackInfo& info);
   // A promise for the moment when all ranks have finished once more; call it before they are asked to.
   Napi::Value all_finish(Napi::Env env);
   // Resolves what the ranks' progress allows to resolve.

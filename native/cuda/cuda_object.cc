@@ -2,29 +2,13 @@
 
 #include <string.h>
 
-#include <algorithm>
-
 #include "../cuda_door.h"
-#include "../engine_object.h"
+#include "../arguments.h"
 #include "devices.h"
 
 namespace perigee::cuda {
 
 namespace {
-
-uint32_t u32(const Napi::Value& value) { return value.As<Napi::Number>().Uint32Value(); }
-
-Napi::Value thrown(Napi::Env env, const std::string& what) {
-  Napi::Error::New(env, what).ThrowAsJavaScriptException();
-  return env.Undefined();
-}
-
-bool copy_ints(const Napi::Value& from, int32_t* to, size_t most) {
-  const auto ints = from.As<Napi::Int32Array>();
-  if (ints.ElementLength() > most) return false;
-  std::copy_n(ints.Data(), ints.ElementLength(), to);
-  return true;
-}
 
 // CudaEngineOptions
 ModelOptions options_of(const Napi::Object& from) {
@@ -268,36 +252,13 @@ Napi::Value CudaObject::logits(const Napi::CallbackInfo& info) {
   return Napi::Float32Array::New(env, count, logits_.Value(), 0);
 }
 
-bool CudaObject::fill_step(const Napi::CallbackInfo& info) {
-  const Limits& limits = model_->options().limits;
-  StepBlock& block = model_->block();
-  const auto tables = info[3].As<Napi::Array>();
-  block.tokens_count = static_cast<uint32_t>(info[0].As<Napi::Int32Array>().ElementLength());
-  block.outputs_count = static_cast<uint32_t>(info[4].As<Napi::Int32Array>().ElementLength());
-  block.sequences_count = tables.Length();
-  if (info[1].As<Napi::Int32Array>().ElementLength() != block.tokens_count) return false;
-  if (info[2].As<Napi::Int32Array>().ElementLength() != block.tokens_count) return false;
-  if (block.sequences_count > limits.batch_sequences) return false;
-  for (uint32_t s = 0; s < block.sequences_count; s++) {
-    const Napi::Value table = tables.Get(s);
-    if (!copy_ints(table, block.page_tables + size_t{s} * block.table_stride, block.table_stride)) return false;
-  }
-  return copy_ints(info[0], block.tokens, limits.batch_tokens) &&
-         copy_ints(info[1], block.positions, limits.batch_tokens) &&
-         copy_ints(info[2], block.sequences, limits.batch_tokens) &&
-         copy_ints(info[4], block.outputs, limits.batch_outputs) && model_->block_is_sound();
-}
-
 // (tokens, positions, sequences, pageTables, outputs, expertsBy) -> Promise<Outcome>
 Napi::Value CudaObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!open(env)) return env.Undefined();
   if (stepping_ || !started_) return thrown(env, stepping_ ? "a step is running" : "the engine was not started");
-  if (!fill_step(info)) {
-    const auto refused = Napi::Promise::Deferred::New(env);
-    refused.Resolve(Napi::Number::New(env, static_cast<int32_t>(Outcome::Refused)));
-    return refused.Promise();
-  }
+  if (!fill_step(info, model_->options().limits, model_->block()) || !model_->block_is_sound())
+    return resolved(env, static_cast<int32_t>(Outcome::Refused));
   const Deferred deferred = promise(env);
   stepping_ = true;
   worker_->post([this, deferred, streaming = u32(info[5]) == 1] {

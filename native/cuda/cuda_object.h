@@ -39,7 +39,6 @@ class CudaObject : public Napi::ObjectWrap<CudaObject> {
 
   // False, with an exception pending, once closed or closing.
   bool open(Napi::Env env) const;
-  bool fill_step(const Napi::CallbackInfo& info);
   // A promise that keeps the object and the process alive until it is settled.
   Deferred promise(Napi::Env env);
   // Has `settle` run on the thread of JavaScript.

@@ -10,15 +10,6 @@
 
 namespace perigee::cuda {
 
-Rows row_at(const Rows& rows, uint64_t row) {
-  Rows at = rows;
-  const uint64_t padded = row * padded_cols(rows.cols);
-  if (at.f32) at.f32 += row * rows.cols;
-  if (at.wide) at.wide += row * rows.cols;
-  if (at.q) at.q += padded, at.scale += padded / 32, at.sum += padded / 16;
-  return at;
-}
-
 Rows forms_for(const Rows& rows, uint32_t n) {
   Rows forms = rows;
   if (n <= kQuantizedRows) {

@@ -6,15 +6,6 @@
 namespace perigee::cuda {
 namespace {
 
-Rows from_row(const Rows& x, uint32_t row) {
-  const uint64_t at = uint64_t(row) * x.cols, padded = uint64_t(row) * padded_cols(x.cols);
-  Rows rows = x;
-  if (x.f32 != nullptr) rows.f32 += at;
-  if (x.wide != nullptr) rows.wide += at;
-  if (x.q != nullptr) rows.q += padded, rows.scale += padded / 32, rows.sum += padded / 16;
-  return rows;
-}
-
 cudaError_t multiply_sliced(cudaStream_t stream, const Rows& x, uint32_t n, const Output* outputs, uint32_t count) {
   for (uint32_t first = 0; first < n; first += kFewRows) {
     Output slice[kMostOutputs];
@@ -23,7 +14,7 @@ cudaError_t multiply_sliced(cudaStream_t stream, const Rows& x, uint32_t n, cons
       slice[i].y += uint64_t(first) * outputs[i].y_stride;
     }
     const uint32_t rows = n - first < kFewRows ? n - first : kFewRows;
-    CUDA_TRY(multiply_few(stream, from_row(x, first), rows, slice, count));
+    CUDA_TRY(multiply_few(stream, row_at(x, first), rows, slice, count));
   }
   return cudaSuccess;
 }

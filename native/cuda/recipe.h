@@ -4,7 +4,6 @@
 
 namespace perigee::cuda {
 
-Rows row_at(const Rows& rows, uint64_t row);
 // The forms that products of `n` rows read.
 Rows forms_for(const Rows& rows, uint32_t n);
 

@@ -22,4 +22,14 @@ struct Rows {
   float* sum;    // [T][padded_cols / 16] scale * sum of q over 16 columns: what offsets and mins of weights need
 };
 
+// The rows from row `row` on.
+inline Rows row_at(const Rows& rows, uint64_t row) {
+  Rows at = rows;
+  const uint64_t padded = row * padded_cols(rows.cols);
+  if (at.f32) at.f32 += row * rows.cols;
+  if (at.wide) at.wide += row * rows.cols;
+  if (at.q) at.q += padded, at.scale += padded / 32, at.sum += padded / 16;
+  return at;
+}
+
 }  // namespace perigee::cuda
