@@ -3,7 +3,6 @@ import { createHash } from 'node:crypto';
 import { mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Piscina } from 'piscina';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { type LayerTensors, modelTensors } from '../../src/model/tensors.ts';
@@ -22,18 +21,9 @@ import {
   syntheticTestModel,
   type TestModel,
 } from './models.ts';
+import { pools } from './recorded-pools.ts';
 
-const pools: Piscina[] = vi.hoisted(() => []);
-vi.mock('piscina', async (original) => {
-  const actual = await original<typeof import('piscina')>();
-  class Recorded extends actual.Piscina {
-    constructor(...options: ConstructorParameters<typeof actual.Piscina>) {
-      super(...options);
-      pools.push(this);
-    }
-  }
-  return { ...actual, Piscina: Recorded };
-});
+vi.mock('piscina', async (original) => (await import('./recorded-pools.ts')).recordPools(original));
 
 const support = nativeSupport();
 const kinds = support.available ? (['native', 'wasm'] as const) : (['wasm'] as const);

@@ -2,7 +2,6 @@
 import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Piscina } from 'piscina';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { matrixSlots } from '../../src/model/plan.ts';
 import { modelTensors } from '../../src/model/tensors.ts';
@@ -16,18 +15,9 @@ import { memoryLimit } from '../../src/runtime/place.ts';
 import type { Runtime, StepBatch } from '../../src/runtime/runtime.ts';
 import { type FakeDevice, fakeDevice, handedLayers, logitsFrom, playDevice } from './fake-device.ts';
 import { bitsOf, syntheticTestModel, type TestModel } from './models.ts';
+import { pools } from './recorded-pools.ts';
 
-const pools: Piscina[] = vi.hoisted(() => []);
-vi.mock('piscina', async (original) => {
-  const actual = await original<typeof import('piscina')>();
-  class Recorded extends actual.Piscina {
-    constructor(...options: ConstructorParameters<typeof actual.Piscina>) {
-      super(...options);
-      pools.push(this);
-    }
-  }
-  return { ...actual, Piscina: Recorded };
-});
+vi.mock('piscina', async (original) => (await import('./recorded-pools.ts')).recordPools(original));
 
 const support = nativeSupport();
 const kinds = support.available ? (['native', 'wasm'] as const) : (['wasm'] as const);

@@ -1,22 +1,11 @@
 import { availableParallelism } from 'node:os';
-import type { Piscina } from 'piscina';
 import { describe, expect, it, vi } from 'vitest';
 import { loadRuntime } from '../../src/runtime/load.ts';
 import { bitsOf, promptLogits, someTokens, syntheticTestModel } from './models.ts';
+import { pools } from './recorded-pools.ts';
 import { describeRuntime } from './runtime.contract.ts';
 
-/** Every pool the runtimes below start, so that a test can kill a worker. */
-const pools: Piscina[] = vi.hoisted(() => []);
-vi.mock('piscina', async (original) => {
-  const actual = await original<typeof import('piscina')>();
-  class Recorded extends actual.Piscina {
-    constructor(...options: ConstructorParameters<typeof actual.Piscina>) {
-      super(...options);
-      pools.push(this);
-    }
-  }
-  return { ...actual, Piscina: Recorded };
-});
+vi.mock('piscina', async (original) => (await import('./recorded-pools.ts')).recordPools(original));
 
 describeRuntime({
   name: 'wasm',
