@@ -112,42 +112,10 @@ class Ranks {
   int32_t expected_ = 0;
 };
 
-ModelConfig small_config() {
-  ModelConfig c = {};
-  c.layers = 4;
-  c.dense_layers = 1;
-  c.hidden = c.q_rank = c.kv_rank = 256;
-  c.vocabulary = 500;
-  c.heads = 8;
-  c.nope_dim = c.rope_dim = c.value_dim = 32;
-  c.dense_width = 512;
-  c.experts = 16;
-  c.experts_used = 4;
-  c.expert_width = c.shared_width = 256;
-  c.groups = c.groups_used = 1;
-  c.gating = Gating::Sigmoid;
-  c.normalize_weights = 1;
-  c.weight_scale = 2.0f;
-  c.rms_eps = 1e-5f;
-  c.rope_base = 10000;
-  c.rope_magnitude = c.attention_factor = 1;
-  return c;
-}
-
 ModelConfig k2_config(uint32_t moe_layers) {
-  ModelConfig c = small_config();
-  c.layers = 1 + moe_layers;
-  c.hidden = 7168;
+  ModelConfig c = check::small_config(1 + moe_layers);
+  check::widen_to_k2(c);
   c.vocabulary = 4096;  // the head is measured elsewhere
-  c.heads = 64;
-  c.q_rank = 1536;
-  c.kv_rank = 512;
-  c.nope_dim = c.value_dim = 128;
-  c.rope_dim = 64;
-  c.dense_width = 18432;
-  c.experts = 384;
-  c.experts_used = 8;
-  c.expert_width = c.shared_width = 2048;
   return c;
 }
 
@@ -223,7 +191,7 @@ std::unique_ptr<DeviceModel> loaded(const check::RandomModel& model, const Limit
 // Activations of 8 bits, and what they turn over in a random router, take the device away from the engine whoever computes the
 // experts: with ranks it must not be further than without.
 void compare(const char* name, const check::Types& types, uint32_t threads) {
-  const ModelConfig c = small_config();
+  const ModelConfig c = check::small_config(4);
   const Limits limits = limits_of(64, 256);
   const check::RandomModel model(c, types);
   check::OnCpu cpu(model, limits);

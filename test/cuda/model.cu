@@ -84,26 +84,8 @@ void compare_taps(const ModelConfig& c, cuda::DeviceModel& device, const Engine&
 }
 
 ModelConfig small_config(bool low_rank) {
-  ModelConfig c = {};
-  c.layers = 3;
-  c.dense_layers = 1;
-  c.hidden = 256;
-  c.vocabulary = 500;
-  c.heads = 8;
-  c.q_rank = low_rank ? 256 : 0;
-  c.kv_rank = 256;
-  c.nope_dim = c.rope_dim = c.value_dim = 32;
-  c.dense_width = 512;
-  c.experts = 16;
-  c.experts_used = 4;
-  c.expert_width = c.shared_width = 256;
-  c.groups = c.groups_used = 1;
-  c.gating = Gating::Sigmoid;
-  c.normalize_weights = 1;
-  c.weight_scale = 2.0f;
-  c.rms_eps = 1e-5f;
-  c.rope_base = 10000;
-  c.rope_magnitude = c.attention_factor = 1;
+  ModelConfig c = check::small_config(3);
+  if (!low_rank) c.q_rank = 0;
   return c;
 }
 
@@ -300,16 +282,9 @@ void time_prompt(const char* name, Speed& s, uint32_t n, float* logits) {
 }
 
 ModelConfig k2_config() {
-  ModelConfig c = wide_config();
-  c.layers = 61;
-  c.hidden = 7168;
+  ModelConfig c = check::small_config(61);
+  check::widen_to_k2(c);
   c.vocabulary = 163840;
-  c.heads = 64;
-  c.q_rank = 1536;
-  c.dense_width = 18432;
-  c.experts = 384;
-  c.experts_used = 8;
-  c.expert_width = c.shared_width = 2048;
   return c;
 }
 

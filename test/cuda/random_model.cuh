@@ -17,6 +17,43 @@ using namespace perigee;
 
 constexpr const char* kTable = "avx2";  // every machine's
 
+// A model of K2's kind, small enough for the engine on one core.
+inline ModelConfig small_config(uint32_t layers) {
+  ModelConfig c = {};
+  c.layers = layers;
+  c.dense_layers = 1;
+  c.hidden = c.q_rank = c.kv_rank = 256;
+  c.vocabulary = 500;
+  c.heads = 8;
+  c.nope_dim = c.rope_dim = c.value_dim = 32;
+  c.dense_width = 512;
+  c.experts = 16;
+  c.experts_used = 4;
+  c.expert_width = c.shared_width = 256;
+  c.groups = c.groups_used = 1;
+  c.gating = Gating::Sigmoid;
+  c.normalize_weights = 1;
+  c.weight_scale = 2.0f;
+  c.rms_eps = 1e-5f;
+  c.rope_base = 10000;
+  c.rope_magnitude = c.attention_factor = 1;
+  return c;
+}
+
+// What Kimi K2's layers have.
+inline void widen_to_k2(ModelConfig& c) {
+  c.hidden = 7168;
+  c.heads = 64;
+  c.q_rank = 1536;
+  c.kv_rank = 512;
+  c.nope_dim = c.value_dim = 128;
+  c.rope_dim = 64;
+  c.dense_width = 18432;
+  c.experts = 384;
+  c.experts_used = 8;
+  c.expert_width = c.shared_width = 2048;
+}
+
 // Which type each kind of matrix has.
 struct Types {
   DType plain, gate_up, down, heads, output;
