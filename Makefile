@@ -162,7 +162,7 @@ CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda
 cuda-checks: $(CUDA_CHECKS)
 
 build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o,$(CUDA_OBJECTS)) $(NATIVE_CORE) \
-  $(filter-out %/addon.o %/engine_object.o,$(NATIVE_DOOR))
+  $(filter-out %/addon.o %/arguments.o %/engine_object.o,$(NATIVE_DOOR))
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(NATIVE_CXX) $^ -static-libstdc++ -static-libgcc -pthread $(CUDA_LDFLAGS) -o $@
