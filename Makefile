@@ -85,13 +85,16 @@ NATIVE_CORE := $(patsubst %.cc,build/native/%.o,$(wildcard engine/*.cc engine/qu
 NATIVE_DOOR := $(patsubst %.cc,build/native/%.o,$(filter-out native/probe.cc native/without_cuda.cc,$(wildcard native/*.cc)))
 WITHOUT_CUDA := build/native/native/without_cuda.o
 
+# An exception that cannot be thrown, since its worker is ending, is let go instead of ending the process.
+ENDING_QUIETLY := -DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+
 # Nothing but its own kernels may use instructions the machine might lack.
 build/native/engine/kernels/avx2.o build/asan/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
 build/native/engine/kernels/avx512.o build/asan/engine/kernels/avx512.o: ISA := -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 build/native/engine/kernels/amx.o build/asan/engine/kernels/amx.o build/native/emulated/engine/kernels/amx.o: ISA := \
   -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8
 build/native/engine/%.o build/asan/engine/%.o: ISA += -fno-exceptions
-build/native/native/%.o build/asan/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) \
+build/native/native/%.o build/asan/native/%.o: ISA += -fno-exceptions -DNAPI_VERSION=8 -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS $(ENDING_QUIETLY) -isystem $(NAPI) \
   -isystem node_modules/node-addon-api
 
 native: build/native/perigee.node build/native/probe.node
@@ -151,7 +154,7 @@ build/cuda/%.o: %.cc Makefile | $(NODE_MODULES)
 	@mkdir -p $(@D)
 	@echo "  $@"
 	@$(NATIVE_CXX) $(NATIVE_CXXFLAGS) -fno-exceptions -isystem $(CUDA_TOP)/include -DNAPI_VERSION=8 \
-	  -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS -isystem $(NAPI) -isystem node_modules/node-addon-api -c $< -o $@
+	  -DNODE_ADDON_API_DISABLE_CPP_EXCEPTIONS $(ENDING_QUIETLY) -isystem $(NAPI) -isystem node_modules/node-addon-api -c $< -o $@
 
 build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR) $(or $(CUDA_OBJECTS),$(WITHOUT_CUDA))
 	@echo "  $@"
