@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,9 +18,15 @@ namespace perigee {
 
 namespace {
 
-// A thread's files and how many. Keys, not thread_local: the handler must not make the loader allocate this thread's copy, and
-// initial-exec storage would have the CUDA runtime's pages lie in the little there is for libraries loaded late.
-pthread_key_t files_key, count_key;
+// Where a mapped file lies. The signal handler walks over all of them while others come and go, so they are never freed but
+// used again; an end of 0 says that the place is empty, and whoever faults inside a file keeps its place from changing.
+struct Place {
+  std::atomic<uintptr_t> begin{0}, end{0};
+  std::atomic<MappedFile*> file{nullptr};
+  Place* next = nullptr;
+};
+std::atomic<Place*> places{nullptr};
+std::mutex placing;
 
 struct sigaction previous;
 
@@ -39,14 +44,11 @@ void pass_on(int signal, siginfo_t* info, void* context) {
 }
 
 void on_bus_error(int signal, siginfo_t* info, void* context) {
-  const auto* address = static_cast<const uint8_t*>(info->si_addr);
-  const auto* files = static_cast<MappedFile* const*>(pthread_getspecific(files_key));
-  const auto count = reinterpret_cast<size_t>(pthread_getspecific(count_key));
-  for (size_t i = 0; info->si_code > 0 && i < count; i++) {
-    MappedFile& file = *files[i];
-    if (address < file.base() || address >= file.base() + file.bytes()) continue;
+  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+  for (Place* at = places.load(); info->si_code > 0 && at; at = at->next) {
+    if (address < at->begin.load() || address >= at->end.load()) continue;
     const int saved = errno;
-    file.lose(address);
+    at->file.load()->lose(static_cast<const uint8_t*>(info->si_addr));
     errno = saved;
     return;
   }
@@ -57,14 +59,34 @@ void install_handler() {
   static std::once_flag once;
   std::call_once(once, [] {
     page_bytes();
-    pthread_key_create(&files_key, nullptr);
-    pthread_key_create(&count_key, nullptr);
     struct sigaction action = {};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
     sigaction(SIGBUS, &action, &previous);
   });
+}
+
+void enter(MappedFile& file) {
+  install_handler();
+  const std::lock_guard<std::mutex> lock(placing);
+  Place* at = places.load();
+  while (at && at->end.load() != 0) at = at->next;
+  if (!at) {
+    at = new Place;
+    at->next = places.load();
+    places.store(at);
+  }
+  const auto begin = reinterpret_cast<uintptr_t>(file.base());
+  at->begin.store(begin);
+  at->file.store(&file);
+  at->end.store(begin + file.bytes());
+}
+
+void leave(const MappedFile& file) {
+  const std::lock_guard<std::mutex> lock(placing);
+  for (Place* at = places.load(); at; at = at->next)
+    if (at->file.load() == &file) at->end.store(0), at->file.store(nullptr);
 }
 
 }  // namespace
@@ -84,6 +106,7 @@ bool Area::allocate(uint64_t bytes) {
 }
 
 MappedFile::~MappedFile() {
+  leave(*this);
   if (base_) munmap(const_cast<uint8_t*>(base_), bytes_);
   if (file_ >= 0) close(file_);
 }
@@ -98,6 +121,7 @@ int MappedFile::map(const char* path) {
   if (at == MAP_FAILED) return errno;
   base_ = static_cast<const uint8_t*>(at);
   bytes_ = static_cast<uint64_t>(found.st_size);
+  enter(*this);
   return 0;
 }
 
@@ -118,12 +142,6 @@ void MappedFile::lose(const uint8_t* address) {
   // What lies behind a missing page is missing as well.
   mmap(const_cast<uint8_t*>(base_) + offset, bytes_ - offset, PROT_READ,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-}
-
-void guard_files(MappedFile* const* files, size_t count) {
-  install_handler();
-  pthread_setspecific(files_key, files);
-  pthread_setspecific(count_key, reinterpret_cast<void*>(count));
 }
 
 void populate(const uint8_t* address, uint64_t bytes, bool write) {

@@ -25,7 +25,8 @@ class Area {
   uint64_t bytes_ = 0;
 };
 
-// A whole file, mapped shared and read-only. It may shrink at any time: see guard_files.
+// A whole file, mapped shared and read-only. It may shrink at any time: a page that can no longer be read (that, or the disk
+// failed) then reads as zeros, in every thread, and is recorded in lost_at, instead of ending the process by SIGBUS.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -57,10 +58,6 @@ class MappedFile {
   const uint8_t* base_ = nullptr;
   uint64_t bytes_ = 0;
 };
-
-// Declares which files the calling thread reads. A page of them that can no longer be read (the file shrank, the disk
-// failed) then reads as zeros and is recorded in lost_at, instead of ending the process by SIGBUS. Null: none.
-void guard_files(MappedFile* const* files, size_t count);
 
 // Brings `bytes` at `address` into memory, mapped for this process: for writing (anonymous memory) or for reading.
 void populate(const uint8_t* address, uint64_t bytes, bool write);

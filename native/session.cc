@@ -54,7 +54,6 @@ Status Session::create(const char* isa) {
 
 int Session::map(const char* path) {
   files_.push_back(std::make_shared<MappedFile>());
-  guarded_.push_back(files_.back().get());
   return files_.back()->map(path);
 }
 
@@ -162,7 +161,6 @@ void Session::load_rank(uint32_t rank) {
 void Session::run_rank(uint32_t rank) {
   block_signals();
   if (rank < cpus_.size()) pin_to(cpus_[rank]);
-  guard_files(guarded_.data(), guarded_.size());
   RankThread& mine = threads_[rank];
   rank_thread = &mine;
   load_rank(rank);

@@ -82,7 +82,6 @@ class Session {
   std::shared_ptr<Area> arena_ = std::make_shared<Area>();
   std::vector<std::shared_ptr<Area>> made_;  // [ranks]
   std::vector<std::shared_ptr<MappedFile>> files_;
-  std::vector<MappedFile*> guarded_;
   std::vector<std::vector<Span>> spans_;  // [ranks] what each rank reads
   std::vector<RankThread> threads_;       // [ranks]
   std::vector<pthread_t> handles_;

@@ -38,6 +38,8 @@ export interface ExpertRanks {
    * true when the last layer is done, to false when the device or abort() has ended the step; rejects when a rank has failed.
    */
   run(tokens: number): Promise<boolean>;
+  /** Rejects when experts in a mapped file were lost: what the device has read of them may be zeros. run() looks as well. */
+  assertWhole(): Promise<void>;
   /** Makes ranks and device leave the step. */
   abort(): void;
   close(): Promise<void>;
@@ -95,6 +97,10 @@ class NativeExperts implements ExpertRanks {
     this.#ranks.assertOpen();
     await this.#ranks.expectDone(await this.#ranks.engine.serve(tokens));
     return !this.#words.failed();
+  }
+
+  assertWhole(): Promise<void> {
+    return this.#ranks.assertWhole();
   }
 
   abort(): void {
@@ -175,6 +181,9 @@ class WasmExperts implements ExpertRanks {
     }
     return !this.#words.failed();
   }
+
+  /** Nothing is mapped: the shards hold copies. */
+  async assertWhole(): Promise<void> {}
 
   abort(): void {
     this.#words.fail();

@@ -110,7 +110,7 @@ class HybridRuntime implements Runtime {
     if (this.#closing) throw perigeeError('ENGINE_FAILED', { what: 'it was closed' });
     try {
       const streams = batch.tokens.length >= this.#breakEven;
-      const logits = await (streams ? this.#device.step(batch, ExpertsBy.Streaming) : this.#stepWithRanks(batch));
+      const logits = await (streams ? this.#stepByStreaming(batch) : this.#stepWithRanks(batch));
       this.#mover.stepDone();
       return logits;
     } catch (error) {
@@ -118,6 +118,12 @@ class HybridRuntime implements Runtime {
       if (!(error instanceof RangeError)) this.#failure = error;
       throw error;
     }
+  }
+
+  async #stepByStreaming(batch: StepBatch): Promise<Float32Array> {
+    const logits = await this.#device.step(batch, ExpertsBy.Streaming);
+    await this.#ranks.assertWhole();
+    return logits;
   }
 
   /** Both sides at once. Whoever fails first releases the other: neither waits for what will not come. */

@@ -60,8 +60,14 @@ export class NativeRanks {
   async expectDone(outcome: number): Promise<void> {
     if (outcome === Outcome.Done) return;
     if (outcome === Outcome.Refused) throw new RangeError('the step was refused: an index in it is out of range');
+    if (outcome !== Outcome.Closed) await this.assertWhole();
+    throw closed();
+  }
+
+  /** Rejects by the name of a mapped file of which bytes were found missing: what was read of it may be zeros. */
+  async assertWhole(): Promise<void> {
     const lost = this.engine.lostFile();
-    if (outcome === Outcome.Closed || !lost) throw closed();
+    if (!lost) return;
     const path = this.#files[lost[0]] as string;
     const position = lost[1];
     const size = await stat(path).then(

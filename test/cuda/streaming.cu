@@ -13,6 +13,7 @@
 #include "../../native/cuda/products.h"
 #include "../../native/cuda/stages.h"
 #include "../../native/cuda/streaming.h"
+#include "../../native/memory.h"
 #include "harness.cuh"
 
 using namespace perigee;
@@ -262,6 +263,42 @@ void check_sums() {
          "all resident, nothing attached");
 }
 
+// Experts in a file that is cut off: what is gone comes as zeros, by a staging thread as well as by place().
+void check_shrunk() {
+  const uint32_t experts = 16, used = 4, hidden = 512, width = 256, tokens = 60;
+  const ExpertSet up = make_experts(DType::Q8_0, experts, width, hidden),
+                  down = make_experts(DType::Q8_0, experts, hidden, width);
+  char path[] = "/tmp/perigee-stream-XXXXXX";
+  const int file = mkstemp(path);
+  for (const ExpertSet* set : {&up, &up, &down})
+    if (write(file, set->bytes.data(), set->bytes.size()) != ssize_t(set->bytes.size())) exit(1);
+  MappedFile mapped;
+  if (mapped.map(path) != 0) exit(1);
+  ExpertStream stream({1, experts, used, hidden, width, tokens});
+  uint64_t begin = 0;
+  for (uint32_t m = 0; m < 3; m++) {
+    const ExpertSet& set = m == 2 ? down : up;
+    std::vector<uint64_t> offsets(experts);
+    for (uint32_t e = 0; e < experts; e++) offsets[e] = begin + e * (set.bytes.size() / experts);
+    stream.attach(0, static_cast<ExpertMatrix>(m),
+                  {set.type, 0, set.rows, set.cols, mapped.base(), kUnmapped, offsets});
+    begin += set.bytes.size();
+  }
+  Residents residents = make_residents({up, up, down}, 1, experts);
+  stream.set_resident(0, residents.view());
+  MUST(stream.start());
+  const Step step = make_step(tokens, used, hidden, experts, false);
+  if (ftruncate(file, 8192) != 0) exit(1);
+  MUST(stream.run(nullptr, 0, ExpertStream::kNoLayer, step.on_device));
+  MUST(stream.place(0, experts - 1, 0));
+  MUST(cudaDeviceSynchronize());
+  const std::vector<float> sum = download(step.on_device.sum, size_t(tokens) * hidden);
+  expect(mapped.lost_at.load() == 8192 && std::all_of(sum.begin(), sum.end(), [](float x) { return x == 0; }),
+         "experts of a file that was cut off are zeros, and it is known");
+  close(file);
+  unlink(path);
+}
+
 // --- Kimi K2's width ---------------------------------------------------------------------------------------------------------
 
 constexpr uint32_t kHidden = 7168, kWidth = 2048, kExperts = 384, kUsed = 8, kLayers = 4;
@@ -425,6 +462,7 @@ int main(int count, char** words) {
   cudaGetLastError();
   MUST(prepare_products(0));
   check_sums();
+  check_shrunk();
   if (count < 2) time_streaming();
   return check::done();
 }

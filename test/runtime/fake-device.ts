@@ -1,6 +1,6 @@
 /** A device that is none: hands layers to expert ranks by Atomics, as a GPU does through pinned memory. */
 import type { ModelConfig } from '../../src/model/config.ts';
-import type { CudaAddon, CudaEngine, ExchangeOffsets } from '../../src/runtime/cuda-addon.ts';
+import { type CudaAddon, type CudaEngine, type ExchangeOffsets, ExpertsBy } from '../../src/runtime/cuda-addon.ts';
 import { DeviceOutcome } from '../../src/runtime/device-engine.ts';
 import type { TestModel } from './models.ts';
 
@@ -82,6 +82,8 @@ export interface FakeDevice extends Pick<CudaAddon, 'CudaEngine'> {
   /** Said of the next step instead of taking part in it. */
   failure: string;
   gbPerSecond: number;
+  /** Of what the last streaming step has read: the first byte of every page that holds experts. */
+  streamedSum: number;
   readonly expertCounts: Uint32Array;
   readonly uploads: { slot: number; layer: number; bytes: number }[];
   readonly attached: { slot: number; layer: number; rows: number }[];
@@ -89,11 +91,19 @@ export interface FakeDevice extends Pick<CudaAddon, 'CudaEngine'> {
   readonly placed: [layer: number, expert: number, slot: number][];
 }
 
+const pageBytes = 4096;
+
+function sumOfPages(sum: number, memory: Uint8Array): number {
+  for (let at = 0; at < memory.length; at += pageBytes) sum += memory[at] as number;
+  return sum;
+}
+
 /** An addon whose engines hand `handedLayers` of as many tokens to the ranks in every step. */
 export function fakeDevice({ config }: TestModel): FakeDevice {
   const device: FakeDevice = {
     failure: '',
     gbPerSecond: 0,
+    streamedSum: 0,
     expertCounts: new Uint32Array(config.layers * config.experts),
     uploads: [],
     attached: [],
@@ -103,6 +113,7 @@ export function fakeDevice({ config }: TestModel): FakeDevice {
       #meeting: Meeting | null = null;
       #logits = new Float32Array(512 * config.vocabulary);
       #failure = '';
+      readonly #experts: Uint8Array[] = [];
 
       async upload(
         slot: number,
@@ -119,8 +130,13 @@ export function fakeDevice({ config }: TestModel): FakeDevice {
         this.#meeting = { memory, offsets };
         return '';
       }
-      attachExperts(slot: number, layer: number, _type: number, _rowBegin: number, rows: number) {
+      attachExperts(
+        slot: number,
+        layer: number,
+        ...[, , rows, , memory]: [number, number, number, number, Uint8Array, Float64Array]
+      ) {
         device.attached.push({ slot, layer, rows });
+        this.#experts.push(memory);
         return '';
       }
       async start() {
@@ -141,7 +157,8 @@ export function fakeDevice({ config }: TestModel): FakeDevice {
         device.stepsBy.push(by);
         this.#failure = device.failure;
         if (this.#failure) return DeviceOutcome.Failed;
-        if (by === 1 || !this.#meeting) return DeviceOutcome.Done;
+        if (by === ExpertsBy.Streaming) device.streamedSum = this.#experts.reduce(sumOfPages, 0);
+        if (by === ExpertsBy.Streaming || !this.#meeting) return DeviceOutcome.Done;
         const sums = await playDevice(this.#meeting, handedLayers({ config }, tokens.length));
         this.#failure = sums ? '' : 'the expert ranks gave no answer';
         if (sums) this.#logits.set(logitsFrom(sums, config));

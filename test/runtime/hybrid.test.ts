@@ -1,5 +1,5 @@
 /** Hybrid steps without a GPU: real ranks, real weights, and a device that hands over made-up activations. */
-import { mkdtempSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -14,7 +14,7 @@ import { nativeSupport } from '../../src/runtime/native-addon.ts';
 import { memoryLimit } from '../../src/runtime/place.ts';
 import type { Runtime, StepBatch } from '../../src/runtime/runtime.ts';
 import { type FakeDevice, fakeDevice, handedLayers, logitsFrom, playDevice } from './fake-device.ts';
-import { bitsOf, syntheticTestModel, type TestModel } from './models.ts';
+import { bitsOf, openTestModel, syntheticTestModel, type TestModel } from './models.ts';
 import { pools } from './recorded-pools.ts';
 
 vi.mock('piscina', async (original) => (await import('./recorded-pools.ts')).recordPools(original));
@@ -167,6 +167,26 @@ describe('hybrid', () => {
     const later = fakeDevice(tiny);
     await hybrid(tiny, later, 'wasm', 2);
     expect(later.placed).toContainEqual([layer, 7, 0]);
+  });
+});
+
+describe.skipIf(!support.available)('experts in a mapped file that shrinks', () => {
+  it('fail the step that brings them to the device, and the process lives on', async () => {
+    const { gguf } = await model();
+    const path = join(mkdtempSync(join(tmpdir(), 'perigee-shrink-')), 'model.gguf');
+    copyFileSync(gguf.files[0]?.path as string, path);
+    const copy = await openTestModel(path);
+    const device = fakeDevice(copy);
+    device.gbPerSecond = 1e12;
+    const runtime = await hybrid(copy, device, 'native');
+    const streamed = batchOf(new Array(300).fill(1));
+    await runtime.step(streamed);
+    const before = device.streamedSum;
+    truncateSync(path, 8192);
+    const shrank = { code: 'MODEL_FILE_SHRANK', message: expect.stringContaining(path) };
+    await expect(runtime.step(streamed)).rejects.toMatchObject(shrank);
+    expect(device.streamedSum).toBeLessThan(before);
+    await expect(runtime.step(batchOf([1]))).rejects.toMatchObject(shrank);
   });
 });
 
