@@ -164,7 +164,7 @@ build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR) $(or $(CUDA_OBJECTS),$(
 CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda/*.cu))
 cuda-checks: $(CUDA_CHECKS)
 
-build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o,$(CUDA_OBJECTS)) $(NATIVE_CORE) \
+build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o %/cuda_door.o,$(CUDA_OBJECTS)) $(NATIVE_CORE) \
   $(filter-out %/addon.o %/arguments.o %/engine_object.o,$(NATIVE_DOOR))
 	@mkdir -p $(@D)
 	@echo "  $@"

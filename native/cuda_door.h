@@ -1,4 +1,4 @@
-// The CUDA half of the addon: native/cuda/cuda_object.cc, or without_cuda.cc where the addon was built without nvcc.
+// The CUDA half of the addon: native/cuda/cuda_door.cc, or without_cuda.cc where the addon was built without nvcc.
 #pragma once
 #include <napi.h>
 

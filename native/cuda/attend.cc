@@ -179,7 +179,6 @@ cudaError_t attend(Part& p, const Step& s, uint32_t layer) {
   const ModelConfig& c = p.options.config;
   const Layer& w = p.layer(layer);
   CUDA_TRY(norm(p, s, w[Vector::AttnNorm]));
-  if (layer > p.range.begin) CUDA_TRY(tap(p, s, Tap::Residual, layer - 1, p.b.x));
   CUDA_TRY(project_inputs(p, s, w));
   CUDA_TRY(store(p, s, w, layer));
   CUDA_TRY(p.mark(Stage::QKV));

@@ -2,13 +2,17 @@
 
 #include <string.h>
 
-#include "../cuda_door.h"
 #include "../arguments.h"
-#include "devices.h"
 
 namespace perigee::cuda {
 
 namespace {
+
+uint64_t offset_of(const Napi::Object& offsets, const char* name) {
+  return static_cast<uint64_t>(offsets.Get(name).As<Napi::Number>().Int64Value());
+}
+
+}  // namespace
 
 // CudaEngineOptions
 ModelOptions options_of(const Napi::Object& from) {
@@ -24,54 +28,6 @@ ModelOptions options_of(const Napi::Object& from) {
   options.wait_milliseconds = u32(from.Get("waitMilliseconds"));
   return options;
 }
-
-uint64_t offset_of(const Napi::Object& offsets, const char* name) {
-  return static_cast<uint64_t>(offsets.Get(name).As<Napi::Number>().Int64Value());
-}
-
-// () -> CudaSupport
-Napi::Value cuda_support(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  std::vector<DeviceInfo> devices;
-  const std::string why = find_devices(devices);
-  auto support = Napi::Object::New(env);
-  support.Set("available", Napi::Boolean::New(env, why.empty()));
-  if (!why.empty()) {
-    support.Set("why", Napi::String::New(env, why));
-    return support;
-  }
-  auto list = Napi::Array::New(env);
-  for (const DeviceInfo& device : devices) {
-    auto entry = Napi::Object::New(env);
-    entry.Set("index", Napi::Number::New(env, device.index));
-    entry.Set("name", Napi::String::New(env, device.name));
-    entry.Set("capability", Napi::String::New(env, device.capability));
-    entry.Set("memoryBytes", Napi::Number::New(env, static_cast<double>(device.memory_bytes)));
-    entry.Set("freeBytes", Napi::Number::New(env, static_cast<double>(device.free_bytes)));
-    entry.Set("multiprocessors", Napi::Number::New(env, device.multiprocessors));
-    entry.Set("cacheBytes", Napi::Number::New(env, static_cast<double>(device.cache_bytes)));
-    list.Set(list.Length(), entry);
-  }
-  support.Set("devices", list);
-  support.Set("vendorGemm", Napi::String::New(env, ""));
-  return support;
-}
-
-// (options, part) -> bytes; 0 for options that are refused
-Napi::Value cuda_work_bytes(const Napi::CallbackInfo& info) {
-  const ModelOptions options = options_of(info[0].As<Napi::Object>());
-  const uint32_t part = u32(info[1]);
-  const bool sound = DeviceModel::refusal(options).empty() && part < options.parts.size();
-  const uint64_t bytes = sound ? Part::work_bytes(options, options.parts[part]) : 0;
-  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
-}
-
-// (device) -> GB a second, or 0
-Napi::Value measure_device(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), measure_copies(info[0].As<Napi::Number>().Int32Value()));
-}
-
-}  // namespace
 
 Napi::Function CudaObject::define(Napi::Env env) {
   using C = CudaObject;
@@ -252,20 +208,31 @@ Napi::Value CudaObject::logits(const Napi::CallbackInfo& info) {
   return Napi::Float32Array::New(env, count, logits_.Value(), 0);
 }
 
-// (tokens, positions, sequences, pageTables, outputs, expertsBy) -> Promise<Outcome>
+// (tokens, positions, sequences, pageTables, outputs, expertsBy, residuals?) -> Promise<Outcome>
 Napi::Value CudaObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!open(env)) return env.Undefined();
   if (stepping_ || !started_) return thrown(env, stepping_ ? "a step is running" : "the engine was not started");
-  if (!fill_step(info, model_->options().limits, model_->block()) || !model_->block_is_sound())
+  const ModelOptions& options = model_->options();
+  if (!fill_step(info, options.limits, model_->block()) || !model_->block_is_sound())
     return resolved(env, static_cast<int32_t>(Outcome::Refused));
+  const float* residuals = nullptr;
+  if (info[6].IsTypedArray()) {
+    const auto from = info[6].As<Napi::Float32Array>();
+    const uint64_t rows = (options.config.layers + 1) * uint64_t{model_->block().tokens_count};
+    if (!options.limits.taps || from.ElementLength() != rows * options.config.hidden)
+      return resolved(env, static_cast<int32_t>(Outcome::Refused));
+    residuals_ = Napi::Persistent(from);
+    residuals = from.Data();
+  }
   const Deferred deferred = promise(env);
   stepping_ = true;
-  worker_->post([this, deferred, streaming = u32(info[5]) == 1] {
+  worker_->post([this, deferred, streaming = u32(info[5]) == 1, residuals] {
     std::string why;
-    const Outcome outcome = model_->step(streaming, &why);
+    const Outcome outcome = model_->step(streaming, &why, residuals);
     finish([this, deferred, outcome, why](Napi::Env e) {
       stepping_ = false;
+      residuals_.Reset();
       failure_ = why;
       deferred->Resolve(Napi::Number::New(e, static_cast<int32_t>(closing_ ? Outcome::Closed : outcome)));
     });
@@ -358,14 +325,3 @@ Napi::Value CudaObject::close(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace perigee::cuda
-
-namespace perigee {
-
-void define_cuda(Napi::Env env, Napi::Object exports) {
-  exports.Set("cudaSupport", Napi::Function::New(env, cuda::cuda_support, "cudaSupport"));
-  exports.Set("cudaWorkBytes", Napi::Function::New(env, cuda::cuda_work_bytes, "cudaWorkBytes"));
-  exports.Set("measureDevice", Napi::Function::New(env, cuda::measure_device, "measureDevice"));
-  exports.Set("CudaEngine", cuda::CudaObject::define(env));
-}
-
-}  // namespace perigee

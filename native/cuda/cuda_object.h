@@ -11,6 +11,9 @@
 
 namespace perigee::cuda {
 
+// CudaEngineOptions
+ModelOptions options_of(const Napi::Object& from);
+
 // The model is only touched by the worker's thread, but for what runs between steps: a caller asks for one thing at a time.
 class CudaObject : public Napi::ObjectWrap<CudaObject> {
  public:
@@ -54,6 +57,7 @@ class CudaObject : public Napi::ObjectWrap<CudaObject> {
   Heard heard_;
   Napi::Reference<Napi::ArrayBuffer> logits_;
   std::vector<Napi::Reference<Napi::Uint8Array>> memory_;  // of the ranks, which the devices read
+  Napi::Reference<Napi::Float32Array> residuals_;          // of the step that is running
   std::mutex mutex_;
   std::deque<Settle> finished_;  // under mutex_
   uint32_t promised_ = 0;        // promises that are not settled

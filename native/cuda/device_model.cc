@@ -262,8 +262,10 @@ cudaError_t DeviceModel::run_parts(const Step& step) {
   return cudaSuccess;
 }
 
-Outcome DeviceModel::step(bool streaming, std::string* failure) {
-  *failure = sentence(run_parts(describe_step(streaming)));
+Outcome DeviceModel::step(bool streaming, std::string* failure, const float* residuals) {
+  Step step = describe_step(streaming);
+  step.residuals = residuals;
+  *failure = sentence(run_parts(step));
   if (failure->empty() && has_ranks_ && !streaming && __atomic_load_n(exchange_on_host_.failed, __ATOMIC_SEQ_CST))
     *failure = "the expert ranks gave no answer within " + std::to_string(options_.wait_milliseconds) + " ms";
   return failure->empty() ? Outcome::Done : Outcome::Failed;

@@ -40,7 +40,8 @@ class DeviceModel {
   bool block_is_sound() const;
   // Makes waiting for the ranks end, from any thread.
   void give_up();
-  Outcome step(bool streaming, std::string* failure);
+  // `residuals` as in Step.
+  Outcome step(bool streaming, std::string* failure, const float* residuals = nullptr);
 
   // A copy of a tap of the last step's first `tokens` tokens; false where there is none.
   bool tap(Tap tap, uint32_t layer, uint32_t tokens, float* to);

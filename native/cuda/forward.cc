@@ -53,13 +53,17 @@ cudaError_t norm(Part& p, const Step& s, const float* weight) {
 
 namespace {
 
-// The same without a norm.
-cudaError_t add_pending(Part& p, const Step& s) {
+// x as `layer` or what follows the last one begins with it.
+cudaError_t complete_residual(Part& p, const Step& s, uint32_t layer) {
   const uint64_t count = uint64_t{s.n} * p.options.config.hidden;
   if (p.pending) CUDA_TRY(add_to(p.stream, p.pending, count, p.b.x));
   CUDA_TRY(await_pending(p));
   if (p.also_pending) CUDA_TRY(add_to(p.stream, p.also_pending, count, p.b.x));
   forget_pending(p);
+  if (layer > p.range.begin) CUDA_TRY(tap(p, s, Tap::Residual, layer - 1, p.b.x));
+  if (!s.residuals) return cudaSuccess;
+  CUDA_TRY(
+      cudaMemcpyAsync(p.b.x, s.residuals + layer * count, count * sizeof(float), cudaMemcpyHostToDevice, p.stream));
   return cudaSuccess;
 }
 
@@ -231,11 +235,11 @@ cudaError_t forward(Part& p, const Step& s, float* logits) {
     CUDA_TRY(p.mark(Stage::Embed));
   }
   for (uint32_t layer = p.range.begin; layer < p.range.end; layer++) {
+    if (p.options.limits.taps) CUDA_TRY(complete_residual(p, s, layer));  // otherwise by the norm
     CUDA_TRY(attend(p, s, layer));
     CUDA_TRY(layer < c.dense_layers ? dense_ffn(p, s, layer) : moe_ffn(p, s, layer));
   }
-  CUDA_TRY(add_pending(p, s));
-  CUDA_TRY(tap(p, s, Tap::Residual, p.range.end - 1, p.b.x));
+  CUDA_TRY(complete_residual(p, s, p.range.end));
   return p.last() ? head(p, s, logits) : cudaSuccess;
 }
 

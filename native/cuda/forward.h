@@ -17,6 +17,9 @@ struct Step {
   bool pairs;               // tokens 2 i and 2 i + 1 are neighbours
   bool streaming;           // experts that are not resident pass through the device, instead of being left to the ranks
   std::vector<Run> runs;
+  // On the host, [layers + 1][n][hidden]: what each layer of the model begins with, and the head, in place of what came
+  // before. Null: their own. Only where there are taps.
+  const float* residuals = nullptr;
 };
 
 // Enqueues the part's share: from token ids or the x of the part before it, to the x of the next one or to logits, which

@@ -44,12 +44,10 @@ async function doctor(argument: string | undefined, options: EngineOptions & { r
 
 function describeGpus({ cuda }: Machine): string[] {
   if (!cuda.available) return [`none: ${cuda.why}`];
-  const devices = cuda.devices.map(
+  return cuda.devices.map(
     ({ index, name, capability, memoryBytes, freeBytes, multiprocessors }) =>
       `${index}: ${name}, capability ${capability}, ${multiprocessors} multiprocessors, ${formatBytes(freeBytes)} free of ${formatBytes(memoryBytes)}`,
   );
-  const gemm = cuda.vendorGemm === '' ? "this engine's own" : cuda.vendorGemm;
-  return [...devices, `large matrix products by ${gemm}`];
 }
 
 function describeCores({ physicalCores, cpus, cores }: Machine): string {

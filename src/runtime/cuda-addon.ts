@@ -53,7 +53,10 @@ export interface CudaEngine {
   start(): Promise<string>;
   /** [batchOutputs][vocabulary]; empty once closed. */
   logits(): Float32Array;
-  /** As the native engine's step; resolves to an Outcome, and `failure()` then says what failed. */
+  /**
+   * As the native engine's step; resolves to an Outcome, and `failure()` then says what failed. `residuals` as in StepBatch;
+   * undefined: each layer begins with what the one before it left.
+   */
   step(
     tokens: Int32Array,
     positions: Int32Array,
@@ -61,6 +64,7 @@ export interface CudaEngine {
     pageTables: readonly Int32Array[],
     outputs: Int32Array,
     expertsBy: number,
+    residuals: Float32Array | undefined,
   ): Promise<number>;
   failure(): string;
   tap(tap: number, layer: number, tokens: number): ArrayBuffer | null;

@@ -104,10 +104,10 @@ export class DeviceEngine {
   /** `expertsBy`: of ExpertsBy. */
   async step(batch: StepBatch, expertsBy: number): Promise<Float32Array> {
     if (this.#closing) throw failed('it was closed');
-    const { limits, config } = this.#options;
-    checkStepSize(batch, limits);
-    const { tokens, positions, sequences, pageTables, outputs } = batch;
-    const outcome = await this.engine.step(tokens, positions, sequences, pageTables, outputs, expertsBy);
+    const { limits, config, taps } = this.#options;
+    const { tokens, positions, sequences, pageTables, outputs, residuals } = batch;
+    checkStepSize(batch, limits, taps ? (config.layers + 1) * tokens.length * config.hidden : 0);
+    const outcome = await this.engine.step(tokens, positions, sequences, pageTables, outputs, expertsBy, residuals);
     if (outcome === DeviceOutcome.Refused) throw new RangeError('the step was refused: an index in it is out of range');
     if (outcome === DeviceOutcome.Closed) throw failed('it was closed');
     if (outcome !== DeviceOutcome.Done) throw failed(this.engine.failure());

@@ -21,6 +21,11 @@ export interface StepBatch {
   readonly sequences: Int32Array;
   readonly pageTables: readonly Int32Array[];
   readonly outputs: Int32Array;
+  /**
+   * [layers + 1][tokens][hidden]: what each layer begins with, and the head, in place of what came before it. Only for GPUs
+   * loaded with taps, so that each stage can be judged by equal inputs.
+   */
+  readonly residuals?: Float32Array;
 }
 
 export interface RuntimeLimits {
@@ -35,8 +40,8 @@ export interface RuntimeLimits {
   readonly context: number;
 }
 
-/** Refuses a step that has more of something than the runtime has room for. */
-export function checkStepSize(batch: StepBatch, limits: RuntimeLimits): void {
+/** Refuses a step that has more of something than the runtime has room for, or other residuals than it takes. */
+export function checkStepSize(batch: StepBatch, limits: RuntimeLimits, residuals = 0): void {
   const { batchTokens, batchOutputs, batchSequences } = limits;
   if (
     batch.tokens.length > batchTokens ||
@@ -45,6 +50,11 @@ export function checkStepSize(batch: StepBatch, limits: RuntimeLimits): void {
   ) {
     throw new RangeError(
       `the step was refused: more than ${batchTokens} tokens, ${batchOutputs} outputs or ${batchSequences} sequences`,
+    );
+  }
+  if (batch.residuals !== undefined && batch.residuals.length !== residuals) {
+    throw new RangeError(
+      `the step was refused: ${batch.residuals.length} residual values where ${residuals} are taken`,
     );
   }
 }

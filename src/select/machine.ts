@@ -22,7 +22,7 @@ export interface CudaDevice {
 
 /** What the addon says about GPUs; `why` is a reason for people. */
 export type CudaSupport =
-  | { readonly available: true; readonly devices: readonly CudaDevice[]; readonly vendorGemm: string }
+  | { readonly available: true; readonly devices: readonly CudaDevice[] }
   | { readonly available: false; readonly why: string };
 
 export interface Machine {

@@ -110,7 +110,7 @@ const withGpus = (machine: Machine, memoryAvailable: number, devices: readonly C
   ...machine,
   memoryTotal: 1.05 * memoryAvailable,
   memoryAvailable,
-  cuda: { available: true, devices, vendorGemm: '' },
+  cuda: { available: true, devices },
 });
 
 /** Much device memory, little main memory. */
