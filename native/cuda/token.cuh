@@ -4,7 +4,8 @@
 // are a stream that runs ahead of all this (token_stream.cuh). What one block writes and another reads is read by __ldcg, never
 // through the first-level cache, and only after a grid barrier.
 #pragma once
-#include "stages.h"
+#include "exchange.cuh"
+#include "token_work.h"
 
 namespace perigee::cuda {
 
@@ -13,40 +14,29 @@ constexpr uint32_t kTokenWarps = 16, kTokenThreads = 32 * kTokenWarps;
 constexpr uint32_t kTokenScratch = 45056;
 constexpr uint32_t kMostTokenUsed = 8;  // experts of a token
 
-// A layer's vectors and places, in device memory.
-struct TokenLayer {
-  const float *attn_norm, *q_norm, *kv_norm, *ffn_norm;  // [hidden], [q_rank], [kv_rank], [hidden]
-  const float* router_bias;                              // [experts]
-  bf16* pages;                                           // of the layer
-  const int32_t* slot_of;                                // [experts] slot of an expert on the device; -1: not here
-  uint32_t* counts;                                      // [experts] += 1 for each choice
-  uint32_t number;                                       // of the MoE layer, from 1; 0: a dense one
-  uint32_t resident;                                     // experts on the device
-};
-
 // The step: a kernel's parameter. Arrays lie in device memory.
 struct TokenStep {
-  uint32_t layers, hidden, heads, q_rank, kv_rank, nope_dim, rope_dim, value_dim;
+  uint32_t hidden, heads, q_rank, kv_rank, nope_dim, rope_dim, value_dim;
   uint32_t experts, used, groups, groups_used;
   bool sigmoid, normalize;
   float weight_scale, eps, latent_eps, attention_scale;
-  const TokenLayer* layer;  // [layers]
   // The token's place: `position` [1] may be -1 (nothing is stored, nothing seen); its page table is
   // page_tables + table_stride * *sequence.
   const int32_t *position, *sequence, *page_tables;
   uint32_t table_stride, page_tokens;
-  const float* rope;  // [context][rope_dim / 2][2] cos, sin
-  float* x;           // [hidden] the residual
-  float* qkv;         // [q_rank + kv_rank + rope_dim]
-  float* q;           // [heads][nope_dim + rope_dim]
-  bf16* absorbed;     // [heads][kv_rank + rope_dim] queries in latent space, rotated
-  void* parts;        // token_attention_space() bytes
-  float* values;      // [heads][value_dim]
-  float* mid;         // [1 + used][widest] of the dense or shared network, then of each chosen expert
-  float* scores;      // [experts]
-  int32_t* chosen;    // [used]
-  float* weight;      // [used]
-  float* logits;      // [vocabulary]
+  const float* rope;   // [context][rope_dim / 2][2] cos, sin
+  float* x;            // [hidden] the residual
+  float* qkv;          // [q_rank + kv_rank + rope_dim]
+  float* q;            // [heads][nope_dim + rope_dim]
+  bf16* absorbed;      // [heads][kv_rank + rope_dim] queries in latent space, rotated
+  void* parts;         // token_attention_space() bytes
+  float* values;       // [heads][value_dim]
+  uint32_t mid_width;  // the widest network's
+  float* mid;          // [1 + used][mid_width] of the dense or shared network, then of each chosen expert
+  float* scores;       // [experts]
+  int32_t* chosen;     // [used]
+  float* weight;       // [used]
+  float* logits;       // [vocabulary]
   // The ranks; number of a layer > 0 and by_ranks: they do the experts that are not on the device.
   ExchangeView exchange;
   bool by_ranks;
@@ -95,12 +85,12 @@ class GridBarrier {
       unsigned long long before;
       asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;" : "=l"(before) : "l"(arrived_) : "memory");
       const unsigned long long all = (before / gridDim.x + 1) * gridDim.x;
-      const uint64_t begin = now();
+      const uint64_t begin = nanoseconds();
       for (uint32_t look = 1;; look++) {
         unsigned long long count;
         asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(count) : "l"(arrived_) : "memory");
         if (count >= all) break;
-        if (look % 1024 == 0 && now() - begin > kMost) __trap();
+        if (look % 1024 == 0 && nanoseconds() - begin > kMost) __trap();
       }
     }
     __syncthreads();
@@ -109,11 +99,6 @@ class GridBarrier {
  private:
   // Longer than any wait for the ranks: a mistake of ours must not hang the device.
   static constexpr uint64_t kMost = 120'000'000'000;
-  static __device__ uint64_t now() {
-    uint64_t at;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(at));
-    return at;
-  }
   unsigned long long* arrived_;
 };
 
