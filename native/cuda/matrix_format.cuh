@@ -25,7 +25,7 @@ enum class Scales {
 };
 
 template <int kBitsOf, int kGroupsOf, Scales kScalesOf>
-struct Tile {
+struct PackedTile {
   static constexpr int kBits = kBitsOf, kGroups = kGroupsOf;  // groups of 32 columns
   static constexpr Scales kScales = kScalesOf;
   static constexpr uint32_t kCols = 32 * kGroups;
@@ -49,13 +49,13 @@ struct Tile {
   }
 };
 
-using TileQ4_0 = Tile<4, 4, Scales::Halfs>;
-using TileQ5_0 = Tile<5, 4, Scales::Halfs>;
-using TileQ8_0 = Tile<8, 4, Scales::Halfs>;
-using TileQ4_K = Tile<4, 8, Scales::K4>;
-using TileQ5_K = Tile<5, 8, Scales::K4>;
-using TileQ6_K = Tile<6, 8, Scales::K6>;
-using TileOther = Tile<8, 4, Scales::Floats>;
+using TileQ4_0 = PackedTile<4, 4, Scales::Halfs>;
+using TileQ5_0 = PackedTile<5, 4, Scales::Halfs>;
+using TileQ8_0 = PackedTile<8, 4, Scales::Halfs>;
+using TileQ4_K = PackedTile<4, 8, Scales::K4>;
+using TileQ5_K = PackedTile<5, 8, Scales::K4>;
+using TileQ6_K = PackedTile<6, 8, Scales::K6>;
+using TileOther = PackedTile<8, 4, Scales::Floats>;
 
 // Calls use(T()) with the tile of a quantized type.
 template <typename Use>
