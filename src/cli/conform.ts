@@ -1,9 +1,15 @@
 import { writeFile } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { renderPrompt } from '../chat/prompt.ts';
-import { type CandidateResult, type ConformResult, type Contestant, conform } from '../conform/conform.ts';
+import {
+  assertReference,
+  type CandidateResult,
+  type ConformResult,
+  type Contestant,
+  conform,
+} from '../conform/conform.ts';
 import { routerBiases } from '../conform/router-bias.ts';
-import { leftOutLine, notFinite, number, summary, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
+import { divergenceLine, notFinite, routingLine, tapCells, tapColumns, tapRows, verdict } from '../conform/table.ts';
 import { stepTokens } from '../conform/trace.ts';
 import { perigeeError } from '../errors.ts';
 import { assertFits } from '../select/memory-table.ts';
@@ -27,16 +33,24 @@ interface ConformOptions extends Omit<EngineOptions, 'backend' | 'isa'> {
 }
 
 /**
- * What is run when no text is given: two pages of the cache, in words that Nano knows as well. Text that a small model does not know
- * sets its router on edge: there a GPU's rounding sends tokens to other experts, which says nothing about its kernels.
+ * What is run when no text is given: three pages of the cache, in words that Nano knows as well. Text that a small model does not
+ * know sets its router on edge: there a GPU's rounding sends tokens to other experts, which says nothing about its kernels.
  */
 const defaultConversation = [
+  { role: 'user', content: 'Who are you?' },
+  {
+    role: 'assistant',
+    content:
+      'Hello! I am Nano, a tiny demonstration model with the same architecture as Kimi K2. I can tell short stories, answer simple questions and call tools.',
+  },
   { role: 'user', content: 'Tell me a short story about an otter and a lantern.' },
   {
     role: 'assistant',
     content:
       'Long ago, an otter named Tom lived by the mountain. Tom was quiet and liked rice. One day Tom lost the white lantern. Tom looked behind the house and under the bed, but it was not there. Then Lea the hedgehog came to help. Together they walked to the mountain and looked again. Tom smiled and gave the lantern to Lea. From that day on they were best friends.',
   },
+  { role: 'user', content: 'What is the capital of Italy?' },
+  { role: 'assistant', content: 'The capital of Italy is Rome.' },
 ] as const;
 
 /** `perigee conform`: whether backends compute the same, layer by layer, and where they first part. */
@@ -68,7 +82,11 @@ async function run(argument: string | undefined, options: ConformOptions): Promi
   checkPrompts([tokens], model.config.vocabulary, model.config.context);
   const sized = { ...options, context: tokens.length, chunkSize: stepTokens(model.config) };
   // Refused now if at all: minutes of running the reference should not end in a wrong name.
-  for (const name of names) assertFits(planModel(model, { ...sized, ...backendOf(name) }).plan.memory);
+  for (const [index, name] of names.entries()) {
+    const { plan } = planModel(model, { ...sized, ...backendOf(name) });
+    if (index === 0) assertReference({ name, backend: plan.backend });
+    assertFits(plan.memory);
+  }
   const contestants = names.map((name) => contestant(name, model, sized));
   const biases = await routerBiases(model.gguf, model.config);
   await conclude(await conform(contestants, tokens, (layer) => biases.get(layer) ?? null), tokenizer, options);
@@ -119,11 +137,11 @@ function backendOf(name: string): Pick<EngineOptions, 'backend' | 'isa'> {
 function contestant(name: string, model: OpenedModel, options: Omit<EngineOptions, 'backend' | 'isa'>): Contestant {
   return {
     name,
-    async load() {
+    async load({ taps = false, exact = false }) {
       const progress = showProgress(`loading ${name}`);
       const { runtime } = await loadModel(
         model,
-        { ...options, ...backendOf(name), taps: true },
+        { ...options, ...backendOf(name), taps, ...(exact && { exactActivations: true }) },
         ({ bytesRead, bytesTotal }) => progress.update(bytesRead, bytesTotal),
       ).finally(() => progress.stop());
       return runtime;
@@ -149,13 +167,9 @@ function printResult({ config, tokens, reference, candidates }: ConformResult): 
   }
   for (const candidate of candidates) {
     print();
-    printTable([tapColumns, ...tapRows(candidate).map(tapCells)]);
-    const { klMean, klMax, rerouted } = summary(candidate);
-    print(
-      `KL divergence of the logits: mean ${number(klMean)}, largest ${number(klMax)}; other experts: ${rerouted} times`,
-    );
-    const leftOut = leftOutLine(candidate);
-    if (leftOut !== null) print(leftOut);
+    printTable([tapColumns, ...tapRows(candidate).map((row) => tapCells(row, candidate.band))]);
+    print(divergenceLine(candidate, reference.name));
+    if (candidate.routerTokens.length > 0) print(routingLine(candidate));
     const strays = notFinite(candidate);
     if (strays > 0) print(`${strays} values are NaN or infinite`);
     print(verdict(candidate, reference.name));
@@ -179,17 +193,18 @@ function jsonOf({ config, tokens, reference, candidates }: ConformResult): unkno
 }
 
 function candidateJson(candidate: CandidateResult): unknown {
-  const { name, backend, isa, threads, band, agrees, first, points, routerTokens, leftOut, kl } = candidate;
-  const { klMean, klMax } = summary(candidate);
+  const { name, backend, isa, threads, band, agrees, first, points, routerTokens, leftOut, divergence } = candidate;
+  const { tokens, mean, allowed, ofRounding } = divergence;
   return {
     name,
     backend,
     isa,
     threads,
-    band,
+    band: band.name,
+    limits: band.limits,
     agrees,
     first,
-    kl: { mean: klMean, max: klMax, tokens: kl },
+    kl: { mean, max: Math.max(...tokens), allowed, of_rounding: ofRounding, tokens },
     router_tokens: routerTokens,
     left_out: leftOut,
     points: points.map(({ tap, layer, width, within, differing, differingTokens, notFinite: strays, ...rest }) => ({

@@ -1,5 +1,6 @@
 /** What one backend owes another at each point of the forward pass. */
 import type { Runtime } from '../runtime/runtime.ts';
+import type { TracePoint } from './trace.ts';
 
 export interface Band {
   readonly name: string;
@@ -8,28 +9,49 @@ export interface Band {
 }
 
 export interface Limits {
-  /** The normalized mean square error that a stage may add to those it began with. */
-  readonly nmse: number;
-  /** How many times over a stage may hand on the largest error it began with: norms and softmax sharpen differences. */
-  readonly growth: number;
+  /** The largest normalized mean square error of each tap, every layer and the head begun with the reference's residual. */
+  readonly nmse: Readonly<Record<Exclude<TracePoint['tap'], 'router-choices'>, number>>;
   /** Experts must be those of the backend's own scores; between scores that differ by less, either. */
   readonly tie: number;
-  /** The largest mean divergence of the next-token distributions, nats. */
+  /** The largest mean divergence of the next-token distributions of a run on the backend's own values, nats. */
   readonly kl: number;
+  /**
+   * Where a model makes more of any rounding, as many times what the reference's rounded activations do to it. Both sides
+   * round: errors of equal size that know nothing of each other have twice the square of one.
+   */
+  readonly rounding: number;
 }
 
 const equalBits: Band = { name: 'equal bits', limits: null };
 
-/**
- * A GPU adds in other orders, rounds activations in other groups, and keeps the cache in bf16. Backends run on their own
- * values, so a stage is judged by what it makes of the differences that came before it.
- */
+/** What a stage may add. Errors pass on within a layer, so a tap has that of each stage before it in the layer too. */
+const stage = 5e-4;
+
+/** A GPU adds in other orders, rounds activations in other groups, and keeps the cache in bf16. */
 const device: Band = {
-  name: 'each stage adds an NMSE of at most 5e-4, experts follow the scores but for ties within 1e-3, KL divergence at most 1e-3',
-  limits: { nmse: 5e-4, growth: 16, tie: 1e-3, kl: 1e-3 },
+  name: "an NMSE of at most 5e-4 a stage where each layer and the head begin with the reference's residual, experts by the scores but for ties within 1e-3",
+  limits: {
+    nmse: {
+      embedding: stage,
+      latent: stage,
+      attention: 2 * stage,
+      'router-scores': 3 * stage,
+      'feed-forward': 4 * stage,
+      residual: 4 * stage,
+      logits: stage,
+    },
+    tie: 1e-3,
+    kl: 1e-3,
+    rounding: 2,
+  },
 };
 
-/** CPU backends compute the same bits (engine/kernels/kernels.h); where a GPU takes part on either side, bands apply. */
-export function bandFor(...backends: readonly Runtime['backend'][]): Band {
-  return backends.some((backend) => backend === 'hybrid' || backend === 'cuda') ? device : equalBits;
+/** Whether a backend's stages run on a GPU, and with other roundings than a CPU's. */
+export function onDevice(backend: Runtime['backend']): boolean {
+  return backend === 'hybrid' || backend === 'cuda';
+}
+
+/** What a backend owes a CPU: CPU backends compute the same bits (engine/kernels/kernels.h). */
+export function bandFor(backend: Runtime['backend']): Band {
+  return onDevice(backend) ? device : equalBits;
 }

@@ -50,12 +50,12 @@ export function routerChart({ name, routerTokens }: CandidateResult): Promise<st
 }
 
 /** The divergence of the next-token distributions, by token. */
-export function divergenceChart({ name, kl, first }: CandidateResult): Promise<string> {
+export function divergenceChart({ name, divergence, first }: CandidateResult): Promise<string> {
   return draw({
     label: `KL divergence of the logits by token, ${name}`,
     xTitle: 'token',
     yTitle: 'KL divergence, nats',
-    marks: kl.map((y, x) => ({ x, y, group: 'logits' })),
+    marks: divergence.tokens.map((y, x) => ({ x, y, group: 'logits' })),
     first: first && { x: first.token, text: `first: layer ${first.layer}, ${first.tap}` },
   });
 }

@@ -1,16 +1,19 @@
 /** Runs one prompt on several backends, one after the other, and compares each with the first. */
+import { perigeeError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { Runtime } from '../runtime/runtime.ts';
-import { bandFor } from './bands.ts';
+import { type Band, bandFor, onDevice } from './bands.ts';
 import { Comparison, type ComparisonResult, type RouterBias } from './compare.ts';
+import { type DivergenceResult, divergences, judgeDivergence } from './divergence.ts';
 import { Recording } from './recording.ts';
-import { traceOf } from './trace.ts';
+import { logitsOf, traceOf } from './trace.ts';
 
-/** A backend to come. `load` gives a runtime with taps; conform closes it. */
+/** A backend to come. */
 export interface Contestant {
   /** As the user named it: "wasm", "native:avx2". */
   readonly name: string;
-  load(): Promise<Runtime>;
+  /** Gives a runtime, which conform closes; `exact`: float activations whatever else is wished. */
+  load(wishes: { readonly taps?: boolean; readonly exact?: boolean }): Promise<Runtime>;
 }
 
 /** How a backend ran. */
@@ -23,7 +26,9 @@ export interface Configuration {
 
 export interface CandidateResult extends Configuration, ComparisonResult {
   /** The band it is held to. */
-  readonly band: string;
+  readonly band: Band;
+  /** Of the logits of a run on the candidate's own values. */
+  readonly divergence: DivergenceResult;
   readonly agrees: boolean;
 }
 
@@ -40,28 +45,28 @@ export async function conform(
   tokens: readonly number[],
   bias: RouterBias = () => null,
 ): Promise<ConformResult> {
-  const recording = await Recording.create();
+  const { config, reference, recording } = await record(first!, tokens);
   try {
-    const { reference, config } = await withRuntime(first!, async (runtime) => {
-      for await (const part of traceOf(runtime, tokens)) await recording.append(part);
-      return { reference: configurationOf(first!, runtime), config: runtime.config };
-    });
+    let rounding: Promise<readonly number[]> | null = null;
+    const measureRounding = () => {
+      rounding ??= ownDivergences(first!.load({ exact: true }), recording, tokens);
+      return rounding;
+    };
     const candidates: CandidateResult[] = [];
     for (const contestant of others) {
-      recording.rewind();
-      const result = await withRuntime(contestant, async (runtime) => {
-        const band = bandFor(reference.backend, runtime.backend);
-        const comparison = new Comparison(config, band, bias);
-        for await (const part of traceOf(runtime, tokens)) comparison.add(part, await recording.next(part));
-        const compared = comparison.result();
-        return {
-          ...configurationOf(contestant, runtime),
-          band: band.name,
-          agrees: compared.first === null,
-          ...compared,
-        };
+      const compared = await withRuntime(contestant.load({ taps: true }), async (runtime) => {
+        const band = bandFor(runtime.backend);
+        const comparison = new Comparison(config, band.limits, bias);
+        const given = band.limits === null ? undefined : recording.residuals.bind(recording);
+        for await (const part of traceOf(runtime, tokens, given)) comparison.add(part, await recording.read(part));
+        return { ...configurationOf(contestant, runtime), band, ...comparison.result() };
       });
-      candidates.push(result);
+      const { limits } = compared.band;
+      const own = limits ? await ownDivergences(contestant.load({}), recording, tokens) : compared.divergences;
+      const divergence = await judgeDivergence(own, limits, measureRounding);
+      const { mean, allowed } = divergence;
+      const agrees = compared.first === null && (allowed === null || mean <= allowed);
+      candidates.push({ ...compared, divergence, agrees });
     }
     return { config, tokens, reference, candidates };
   } finally {
@@ -69,8 +74,46 @@ export async function conform(
   }
 }
 
-async function withRuntime<T>({ load }: Contestant, use: (runtime: Runtime) => Promise<T>): Promise<T> {
-  const runtime = await load();
+async function record(contestant: Contestant, tokens: readonly number[]) {
+  return await withRuntime(contestant.load({ taps: true }), async (runtime) => {
+    const { config } = runtime;
+    const reference = configurationOf(contestant, runtime);
+    assertReference(reference);
+    const recording = await Recording.create(config);
+    try {
+      for await (const part of traceOf(runtime, tokens)) await recording.append(part);
+    } catch (error) {
+      await recording.close();
+      throw error;
+    }
+    return { config, reference, recording };
+  });
+}
+
+/** Stages on a GPU are judged by equal inputs, which only a GPU takes: it cannot be what others are measured by. */
+export function assertReference({ name, backend }: Pick<Configuration, 'name' | 'backend'>): void {
+  if (!onDevice(backend)) return;
+  const expected = 'a CPU backend first, for that is the reference: native or wasm, with a kernel set if you like';
+  throw perigeeError('OPTION_INVALID', { option: '--backends', value: `${name} first`, expected });
+}
+
+/** The divergences of a run on its own values, without taps: as a user would have it. */
+async function ownDivergences(
+  loading: Promise<Runtime>,
+  recording: Recording,
+  tokens: readonly number[],
+): Promise<number[]> {
+  return await withRuntime(loading, async (runtime) => {
+    const found: number[] = [];
+    for await (const part of logitsOf(runtime, tokens)) {
+      found.push(...divergences(await recording.read(part), part.values, runtime.config.vocabulary));
+    }
+    return found;
+  });
+}
+
+async function withRuntime<T>(loading: Promise<Runtime>, use: (runtime: Runtime) => Promise<T>): Promise<T> {
+  const runtime = await loading;
   try {
     return await use(runtime);
   } finally {

@@ -2,40 +2,65 @@
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { TracePart } from './trace.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { type TracePart, type TracePoint, tracePoints } from './trace.ts';
+
+const { BYTES_PER_ELEMENT } = Float32Array;
 
 export class Recording {
   readonly #folder: string;
   readonly #file: FileHandle;
-  #position = 0;
+  readonly #points: readonly TracePoint[];
+  /** [points + 1] values of a token at all points before. */
+  readonly #before: readonly number[];
 
-  private constructor(folder: string, file: FileHandle) {
+  private constructor(folder: string, file: FileHandle, config: ModelConfig) {
     this.#folder = folder;
     this.#file = file;
+    this.#points = tracePoints(config);
+    const before = [0];
+    for (const { width } of this.#points) before.push((before.at(-1) as number) + width);
+    this.#before = before;
   }
 
-  static async create(): Promise<Recording> {
+  static async create(config: ModelConfig): Promise<Recording> {
     const folder = await mkdtemp(join(tmpdir(), 'perigee-conform-'));
-    return new Recording(folder, await open(join(folder, 'trace'), 'w+'));
+    return new Recording(folder, await open(join(folder, 'trace'), 'w+'), config);
   }
 
-  async append({ values }: TracePart): Promise<void> {
-    await this.#file.write(bytesOf(values), 0, values.byteLength, this.#position);
-    this.#position += values.byteLength;
+  async append({ point, firstToken, values }: TracePart): Promise<void> {
+    await this.#file.write(bytesOf(values), 0, values.byteLength, this.#position(point, firstToken, values));
   }
 
-  /** Reading begins again at the first part. */
-  rewind(): void {
-    this.#position = 0;
-  }
-
-  /** What was appended where `part` now is: parts come in the same order and sizes from every backend. */
-  async next({ values }: TracePart): Promise<TracePart['values']> {
-    const recorded = values instanceof Int32Array ? new Int32Array(values.length) : new Float32Array(values.length);
-    const { bytesRead } = await this.#file.read(bytesOf(recorded), 0, recorded.byteLength, this.#position);
-    if (bytesRead !== recorded.byteLength) throw new Error('the recording ended before the trace');
-    this.#position += bytesRead;
+  /** What was appended where `part` now is: every backend runs the same steps. */
+  async read<Values extends TracePart['values']>(part: TracePart & { readonly values: Values }): Promise<Values> {
+    const { point, firstToken, values } = part;
+    const recorded = values.slice() as Values;
+    await this.#fill(recorded, point, firstToken);
     return recorded;
+  }
+
+  /** [layers + 1][tokens][hidden] of a step: what each layer began with, and the head. */
+  async residuals(firstToken: number, tokens: number): Promise<Float32Array> {
+    const kept = [...this.#points.entries()].filter(([, { tap }]) => tap === 'embedding' || tap === 'residual');
+    const size = tokens * (kept[0]?.[1].width ?? 0);
+    const all = new Float32Array(kept.length * size);
+    for (const [index, [point]] of kept.entries()) {
+      await this.#fill(all.subarray(index * size, (index + 1) * size), point, firstToken);
+    }
+    return all;
+  }
+
+  async #fill(values: TracePart['values'], point: number, firstToken: number): Promise<void> {
+    const position = this.#position(point, firstToken, values);
+    const { bytesRead } = await this.#file.read(bytesOf(values), 0, values.byteLength, position);
+    if (bytesRead !== values.byteLength) throw new Error('the recording ended before the trace');
+  }
+
+  /** Steps lie one after the other, in each its points. */
+  #position(point: number, firstToken: number, values: TracePart['values']): number {
+    const tokens = values.length / this.#points[point]!.width;
+    return BYTES_PER_ELEMENT * (firstToken * this.#before.at(-1)! + tokens * this.#before[point]!);
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,6 @@
 /** Results as rows of text, for the terminal and the report: per tap the layers that differ and the worst of them. */
 import { tapNames } from '../runtime/taps.ts';
+import type { Band } from './bands.ts';
 import type { PointResult } from './compare.ts';
 import type { CandidateResult } from './conform.ts';
 
@@ -20,18 +21,24 @@ export function tapRows({ points }: CandidateResult): TapRow[] {
   });
 }
 
-export const tapColumns = ['tap', 'layers outside', 'worst layer', 'tokens', 'max abs', 'NMSE', 'cosine difference'];
+export const tapColumns = [
+  'tap',
+  'layers outside',
+  'worst layer',
+  'tokens',
+  'max abs',
+  'NMSE',
+  'NMSE allowed',
+  'cosine difference',
+];
 
 /** The cells of a row under tapColumns. Distances between expert ids mean nothing and are left out. */
-export function tapCells({ tap, layers, layersOutside, worst }: TapRow): string[] {
-  const measures = [worst.maxAbs, worst.nmse, worst.cosine].map(number);
-  return [
-    tap,
-    `${layersOutside} of ${layers}`,
-    worst.differing === 0 ? '-' : `${worst.layer}`,
-    `${worst.differingTokens}`,
-    ...(tap === 'router-choices' ? ['', '', ''] : measures),
-  ];
+export function tapCells({ tap, layers, layersOutside, worst }: TapRow, { limits }: Band): string[] {
+  const { maxAbs, nmse, cosine } = worst;
+  const where = [tap, `${layersOutside} of ${layers}`, worst.differing === 0 ? '-' : `${worst.layer}`];
+  const tokens = `${worst.differingTokens}`;
+  if (tap === 'router-choices') return [...where, tokens, '', '', limits ? `ties ${number(limits.tie)}` : '', ''];
+  return [...where, tokens, number(maxAbs), number(nmse), number(limits?.nmse[tap] ?? 0), number(cosine)];
 }
 
 /** Three digits, and words for what is no number. */
@@ -40,9 +47,12 @@ export function number(value: number): string {
   return Number.isFinite(value) ? value.toExponential(2) : 'unbounded';
 }
 
-/** "native differs from wasm first in ..." or "native equals wasm ...". */
-export function verdict({ name, band, first }: CandidateResult, reference: string): string {
-  if (first === null) return `${name} agrees with ${reference}: ${band} at every tap of every layer`;
+/** "native differs from wasm first in ..." or "native agrees with wasm ...". */
+export function verdict({ name, band, first, agrees, divergence }: CandidateResult, reference: string): string {
+  if (agrees) return `${name} agrees with ${reference}: ${band.name} at every tap of every layer`;
+  if (first === null) {
+    return `${name} differs from ${reference}: on its own values the mean KL divergence is ${number(divergence.mean)}, allowed ${number(divergence.allowed ?? 0)}`;
+  }
   const { tap, layer, token, channel } = first;
   const where = tap === 'logits' ? 'the logits' : `layer ${layer}, ${tap}`;
   return `${name} differs from ${reference} first in ${where}, token ${token}, channel ${channel}: ${name} has ${exact(first.candidate)}, ${reference} has ${exact(first.reference)}`;
@@ -53,19 +63,25 @@ function exact(value: number): string {
   return Object.is(value, -0) ? '-0' : `${Number(value.toPrecision(9))}`;
 }
 
-/** Mean and largest divergence of the next-token distributions, and tokens that went to other experts in any layer. */
-export function summary({ kl, routerTokens }: CandidateResult): { klMean: number; klMax: number; rerouted: number } {
-  return {
-    klMean: kl.reduce((sum, value) => sum + value, 0) / kl.length,
-    klMax: Math.max(...kl),
-    rerouted: routerTokens.reduce((sum, { tokens }) => sum + tokens, 0),
-  };
+/** How far the next-token distributions are apart, and why that much is allowed. */
+export function divergenceLine({ divergence, band }: CandidateResult, reference: string): string {
+  const { tokens, mean, allowed, ofRounding } = divergence;
+  const found = `KL divergence of the logits: mean ${number(mean)}, largest ${number(Math.max(...tokens))}`;
+  if (band.limits === null || allowed === null) return found;
+  const why =
+    ofRounding === null
+      ? ''
+      : `, ${band.limits.rounding} times what rounded activations put between ${reference} and itself with float ones (${number(ofRounding)})`;
+  return `on its own values: ${found}; allowed ${number(allowed)}${why}`;
 }
 
-/** What bands leave out; null where nothing is. */
-export function leftOutLine({ leftOut, kl }: CandidateResult): string | null {
-  if (leftOut === 0) return null;
-  return `${leftOut} of ${kl.length} tokens went to other experts as their scores say: from there on they are left out`;
+/** Tokens that went to other experts; what bands leave out of the measures. */
+export function routingLine({ routerTokens, leftOut, band, divergence }: CandidateResult): string {
+  const rerouted = routerTokens.reduce((sum, { tokens }) => sum + tokens, 0);
+  const found = `other experts: ${rerouted} times of ${routerTokens.length * divergence.tokens.length}`;
+  return band.limits === null
+    ? found
+    : `${found}, ${leftOut} as the scores say and left out of what follows in that layer`;
 }
 
 /** Values that are NaN or infinite anywhere: agreement on them says little. */

@@ -28,40 +28,69 @@ export function tracePoints(config: ModelConfig): TracePoint[] {
 }
 
 /** Bytes of taps and logits that a step may leave behind. */
-const stepBytes = 256 << 20;
-/** Enough for every prefill kernel to fill its tiles. */
-const mostStepTokens = 64;
+const stepBytes = 512 << 20;
+/** Enough for every prefill kernel to fill its tiles, and for a GPU to attend in the expanded form. */
+const mostStepTokens = 128;
 
-/** Most tokens of one step, by what their taps take: 44 for Kimi K2. */
+/** Most tokens of one step, by what their taps take: 83 for Kimi K2. */
 export function stepTokens(config: ModelConfig): number {
   const floats = tracePoints(config).reduce((sum, { width }) => sum + width, 0);
   return Math.max(1, Math.min(mostStepTokens, Math.floor(stepBytes / Float32Array.BYTES_PER_ELEMENT / floats)));
 }
 
-/** Tokens at the end of a prompt that run one at a time, as an answer does: decoding has kernels of its own. */
-const singleTokens = 8;
+/** Steps at the end of a prompt: a GPU has other kernels for few rows, for pairs and for one, and replays what came before. */
+const lastSteps = [40, 24, 8, 2, 2, 1, 1, 1, 1];
 
-/** How a prompt is cut into steps of at most `most` tokens. */
+/** How a prompt is cut into steps of at most `most` tokens: half of it at least in as few as can be. */
 export function stepLengths(tokens: number, most: number): number[] {
-  const singles = Math.min(singleTokens, tokens >> 1);
-  const together = tokens - singles;
+  const last = lastSteps.filter((length) => length <= most);
+  const sum = () => last.reduce((total, length) => total + length, 0);
+  while (2 * sum() > tokens) last.shift();
+  const together = tokens - sum();
   const lengths = Array.from({ length: Math.ceil(together / most) }, (_, step) =>
     Math.min(most, together - step * most),
   );
-  return [...lengths, ...new Array<number>(singles).fill(1)];
+  return [...lengths, ...last];
 }
 
-/** Runs the prompt alone from position 0. The runtime must have been loaded with taps. */
-export async function* traceOf(runtime: Runtime, tokens: readonly number[]): AsyncGenerator<TracePart> {
+/** Some tokens' logits. */
+interface LogitsPart extends TracePart {
+  readonly values: Float32Array;
+}
+
+/** The residuals, as StepBatch has them, of the step that begins with a token. */
+export type ResidualsOf = (firstToken: number, tokens: number) => Promise<Float32Array>;
+
+/** Runs the prompt alone from position 0. Without taps a GPU runs what its users run: other kernels, and graphs of them. */
+export async function* logitsOf(
+  runtime: Runtime,
+  tokens: readonly number[],
+  residualsOf?: ResidualsOf,
+): AsyncGenerator<LogitsPart> {
   const { batchTokens, batchOutputs } = runtime.limits;
-  const points = tracePoints(runtime.config);
+  const point = tracePoints(runtime.config).length - 1;
   let firstToken = 0;
-  for (const length of stepLengths(tokens.length, Math.min(batchTokens, batchOutputs))) {
-    const logits = await runtime.step(promptStep(tokens, firstToken, firstToken + length));
+  for (const count of stepLengths(tokens.length, Math.min(batchTokens, batchOutputs))) {
+    const batch = promptStep(tokens, firstToken, firstToken + count);
+    const values = await runtime.step(
+      residualsOf ? { ...batch, residuals: await residualsOf(firstToken, count) } : batch,
+    );
+    // A copy: the view is the runtime's.
+    yield { point, firstToken, values: values.slice() };
+    firstToken += count;
+  }
+}
+
+/** Every point of a prompt. The runtime must have been loaded with taps. */
+export async function* traceOf(
+  runtime: Runtime,
+  tokens: readonly number[],
+  residualsOf?: ResidualsOf,
+): AsyncGenerator<TracePart> {
+  const points = tracePoints(runtime.config);
+  for await (const { firstToken, values } of logitsOf(runtime, tokens, residualsOf)) {
     for (const [point, { tap, layer }] of points.entries()) {
-      // A copy of the logits too: the view is the runtime's.
-      yield { point, firstToken, values: tap === 'logits' ? logits.slice() : runtime.tap(tap, layer) };
+      yield { point, firstToken, values: tap === 'logits' ? values : runtime.tap(tap, layer) };
     }
-    firstToken += length;
   }
 }

@@ -33,7 +33,7 @@ it.skipIf(!existsSync(addon.file))(
     expect(candidates[0]).toMatchObject({
       name: 'native',
       backend: 'native',
-      band: 'equal bits',
+      band: { limits: null },
       agrees: false,
       first: { tap: 'attention', layer: 0, token: pageTokens },
     });

@@ -59,8 +59,13 @@ describe('perigee conform', () => {
     const backends = 'native,cuda,hybrid,hybrid:relaxed';
     const { code, stdout } = await perigee(['conform', '--backends', backends, '--json']);
     const { candidates } = JSON.parse(stdout);
-    for (const { name, band, first } of candidates) {
-      expect({ name, band, first }).toEqual({ name, band: expect.stringContaining('NMSE'), first: null });
+    for (const { name, band, first, agrees } of candidates) {
+      expect({ name, band, first, agrees }).toEqual({
+        name,
+        band: expect.stringContaining('NMSE'),
+        first: null,
+        agrees: true,
+      });
     }
     expect([code, candidates.length]).toEqual([0, 3]);
   });
@@ -75,6 +80,7 @@ describe('perigee conform', () => {
   it.each([
     ['one backend only', ['--backends', 'wasm']],
     ['a backend that does not exist', ['--backends', 'wasm,abacus']],
+    ['a GPU as the reference', ['--backends', 'cuda,wasm']],
     ['kernels that a GPU has not', ['--backends', 'wasm,cuda:avx2']],
     ['kernels of another backend', ['--backends', 'wasm,wasm:avx2']],
     ['an empty prompt', ['--backends', 'wasm,wasm', '--prompt', '']],

@@ -32,7 +32,10 @@ export const config: ModelConfig = {
   expertsUsed: 2,
 };
 
-/** A runtime that computes sines of where a value stands, with `plants` in place of some. */
+/**
+ * A runtime that computes sines of where a value stands, with `plants` in place of some. What a plant adds to the first channel of
+ * a residual goes on to that of every later tap of the token, unless residuals are given.
+ */
 export class FormulaRuntime implements Runtime {
   readonly backend: Runtime['backend'];
   readonly isa = 'formula';
@@ -44,15 +47,17 @@ export class FormulaRuntime implements Runtime {
   closed = false;
   readonly #plants: readonly Plant[];
   #positions: Int32Array = new Int32Array();
+  #residuals: Float32Array | undefined;
 
   constructor(plants: readonly Plant[], backend: Runtime['backend'] = 'wasm') {
     this.#plants = plants;
     this.backend = backend;
   }
 
-  async step({ positions, outputs }: StepBatch): Promise<Float32Array> {
+  async step({ positions, outputs, residuals }: StepBatch): Promise<Float32Array> {
     if (this.closed) throw new Error('closed');
     this.#positions = positions;
+    this.#residuals = residuals;
     if (outputs.length !== positions.length) throw new Error('logits of every token are wanted');
     return Float32Array.from(this.#values('logits', config.layers, config.vocabulary));
   }
@@ -64,18 +69,31 @@ export class FormulaRuntime implements Runtime {
   }
 
   #values(tap: Plant['tap'], layer: number, width: number): number[] {
-    return [...this.#positions].flatMap((token) =>
-      Array.from({ length: width }, (_, channel) => {
+    return [...this.#positions].flatMap((token, row) => {
+      const carried = tap === 'embedding' ? 0 : this.#carried(layer, token, row);
+      return Array.from({ length: width }, (_, channel) => {
         const value =
           tap === 'router-choices'
             ? (token + channel) % config.experts
-            : Math.fround(Math.sin(1 + token * 31 + channel * 7 + layer * 3 + tapNames.indexOf(tap as TapName)));
+            : right(tap, layer, token, channel) + (channel === 0 ? carried : 0);
         const plant = this.#plants.find(
           (each) => each.tap === tap && each.layer === layer && each.token === token && each.channel === channel,
         );
         return plant ? plant.change(value) : value;
-      }),
-    );
+      });
+    });
+  }
+
+  /** By how much the layer's input is off. */
+  #carried(layer: number, token: number, row: number): number {
+    const given = this.#residuals?.[(layer * this.#positions.length + row) * config.hidden];
+    if (given !== undefined)
+      return given - (layer === 0 ? right('embedding', 0, token, 0) : right('residual', layer - 1, token, 0));
+    return this.#plants
+      .filter(
+        (plant) => plant.tap === 'residual' && plant.channel === 0 && plant.layer < layer && plant.token === token,
+      )
+      .reduce((sum, { change }) => sum + change(0), 0);
   }
 
   stageTimes(): [] {
@@ -87,6 +105,10 @@ export class FormulaRuntime implements Runtime {
   }
 }
 
+function right(tap: Plant['tap'], layer: number, token: number, channel: number): number {
+  return Math.fround(Math.sin(1 + token * 31 + channel * 7 + layer * 3 + tapNames.indexOf(tap as TapName)));
+}
+
 /** A contestant that runs the formula, wrong in `plants`. */
 export function formula(name: string, ...plants: Plant[]): Contestant {
   return { name, load: async () => new FormulaRuntime(plants) };
@@ -95,4 +117,9 @@ export function formula(name: string, ...plants: Plant[]): Contestant {
 /** The same as a GPU's. */
 export function deviceFormula(name: string, ...plants: Plant[]): Contestant {
   return { name, load: async () => new FormulaRuntime(plants, 'cuda') };
+}
+
+/** A CPU backend whose own rounding is all that `plants` change: float activations lack it. */
+export function roundingFormula(name: string, ...plants: Plant[]): Contestant {
+  return { name, load: async ({ exact }) => new FormulaRuntime(exact ? plants : []) };
 }
