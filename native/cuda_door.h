@@ -4,7 +4,7 @@
 
 namespace perigee {
 
-// Adds cudaSupport, cudaWorkBytes, measureDevice and CudaEngine (src/runtime/cuda-addon.ts).
+// Adds cudaSupport, measureDevice and CudaEngine (src/runtime/cuda-addon.ts).
 void define_cuda(Napi::Env env, Napi::Object exports);
 
 }  // namespace perigee

@@ -1,7 +1,6 @@
 // What JavaScript sees of GPUs.
 #include "../cuda_door.h"
 
-#include "../arguments.h"
 #include "cuda_object.h"
 #include "devices.h"
 
@@ -36,15 +35,6 @@ Napi::Value cuda_support(const Napi::CallbackInfo& info) {
   return support;
 }
 
-// (options, part) -> bytes; 0 for options that are refused
-Napi::Value cuda_work_bytes(const Napi::CallbackInfo& info) {
-  const ModelOptions options = options_of(info[0].As<Napi::Object>());
-  const uint32_t part = u32(info[1]);
-  const bool sound = DeviceModel::refusal(options).empty() && part < options.parts.size();
-  const uint64_t bytes = sound ? Part::work_bytes(options, options.parts[part]) : 0;
-  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
-}
-
 // (device) -> GB a second, or 0
 Napi::Value measure_device(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), measure_copies(info[0].As<Napi::Number>().Int32Value()));
@@ -58,7 +48,6 @@ namespace perigee {
 
 void define_cuda(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaSupport", Napi::Function::New(env, cuda::cuda_support, "cudaSupport"));
-  exports.Set("cudaWorkBytes", Napi::Function::New(env, cuda::cuda_work_bytes, "cudaWorkBytes"));
   exports.Set("measureDevice", Napi::Function::New(env, cuda::measure_device, "measureDevice"));
   exports.Set("CudaEngine", cuda::CudaObject::define(env));
 }

@@ -12,8 +12,6 @@ uint64_t offset_of(const Napi::Object& offsets, const char* name) {
   return static_cast<uint64_t>(offsets.Get(name).As<Napi::Number>().Int64Value());
 }
 
-}  // namespace
-
 // CudaEngineOptions
 ModelOptions options_of(const Napi::Object& from) {
   ModelOptions options = {};
@@ -28,6 +26,8 @@ ModelOptions options_of(const Napi::Object& from) {
   options.wait_milliseconds = u32(from.Get("waitMilliseconds"));
   return options;
 }
+
+}  // namespace
 
 Napi::Function CudaObject::define(Napi::Env env) {
   using C = CudaObject;

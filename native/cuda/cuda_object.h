@@ -11,9 +11,6 @@
 
 namespace perigee::cuda {
 
-// CudaEngineOptions
-ModelOptions options_of(const Napi::Object& from);
-
 // The model is only touched by the worker's thread, but for what runs between steps: a caller asks for one thing at a time.
 class CudaObject : public Napi::ObjectWrap<CudaObject> {
  public:

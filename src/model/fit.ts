@@ -106,7 +106,7 @@ function deviceNeeds(config: ModelConfig, tensors: ModelTensors, use: MemoryUse)
       sequences: use.sequences,
     },
     work: workBytes(config, use),
-    streaming: config.experts === 0 ? 0 : Math.max(streamingBytes, 2 * groupBytes(config)),
+    streaming: config.experts === 0 ? 0 : streamingBytes(config, use),
     unsupported: unsupportedWidth(config),
   };
 }
@@ -137,8 +137,9 @@ const keyChunk = 8192;
 const networkRows = 2048;
 /** Routed experts that are multiplied together in long steps. */
 const expertsTogether = 8;
-/** Experts on their way from main memory: two groups at least. */
-const streamingBytes = 2 ** 31;
+/** Experts on their way from main memory: what the bus brings while the device computes something else. */
+const passingBytesPerToken = 2 ** 17;
+const mostPassingBytes = 2 ** 33;
 /** Float, bf16, and for few rows int8. */
 const rowForms = 4 + bf16Bytes;
 
@@ -167,6 +168,15 @@ function workBytes(config: ModelConfig, use: MemoryUse): number {
 const attentionSplits = 64 << 20;
 
 const groupBytes = ({ hidden, expertWidth }: ModelConfig) => expertsTogether * 3 * hidden * expertWidth * bf16Bytes;
+
+/** Two groups of experts at least, a layer and a group at most, and one matrix as it comes. */
+function streamingBytes(config: ModelConfig, { batchTokens }: MemoryUse): number {
+  const group = groupBytes(config);
+  const groups = Math.ceil(config.experts / expertsTogether);
+  const wanted = Math.min(batchTokens * passingBytesPerToken, mostPassingBytes);
+  const ring = Math.min(Math.max(wanted, 2 * group), (groups + 1) * group);
+  return ring + config.hidden * config.expertWidth * bf16Bytes;
+}
 
 /** Kernels take 32 values at a time. */
 function unsupportedWidth(config: ModelConfig): string | null {

@@ -96,8 +96,6 @@ export interface CudaEngineOptions {
 
 export interface CudaAddon {
   cudaSupport(): CudaSupport;
-  /** Bytes of device memory of one part beside its weights: pages, activations, work space. */
-  cudaWorkBytes(options: CudaEngineOptions, part: number): number;
   readonly CudaEngine: new (options: CudaEngineOptions) => CudaEngine;
   /** GB a second that copying within the device's memory reads and writes, both counted; 0 where it has no room for it. */
   measureDevice(device: number): number;

@@ -1,4 +1,4 @@
-/** The addon's part for GPUs as far as a machine without one can tell: what there is, what it refuses, how much it needs. */
+/** The addon's part for GPUs as far as a machine without one can tell: what there is, what it refuses. */
 import { describe, expect, it } from 'vitest';
 import type { CudaAddon, CudaEngineOptions } from '../../src/runtime/cuda-addon.ts';
 import { writeConfig } from '../../src/runtime/layout.ts';
@@ -50,7 +50,7 @@ describe.skipIf(!support.available)('the addon', () => {
 });
 
 describe.skipIf(!built)('an engine on devices', () => {
-  const { CudaEngine, cudaWorkBytes } = addon as CudaAddon;
+  const { CudaEngine } = addon as CudaAddon;
   const refused: [string, Wishes, RegExp][] = [
     ['float activations', { exact: true }, /float activations/],
     ['a shape that the engine refuses', { pages: 0 }, /shape/],
@@ -61,17 +61,5 @@ describe.skipIf(!built)('an engine on devices', () => {
   ];
   it.each(refused)('refuses %s', (_, wishes, why) => {
     expect(() => new CudaEngine(optionsWith(wishes))).toThrow(why);
-    expect(cudaWorkBytes(optionsWith(wishes), 0)).toBe(0);
-  });
-
-  it('needs two bytes for each value of a further page', () => {
-    const more = cudaWorkBytes(optionsWith({ pages: 64 }), 0) - cudaWorkBytes(optionsWith(), 0);
-    expect(more).toBe(32 * limits.pageTokens * config.layers * (config.kvRank + config.ropeDim) * 2);
-  });
-
-  it('needs room for the activations of the longest step', () => {
-    const bytes = [1, 16, 64].map((batchTokens) => cudaWorkBytes(optionsWith({ batchTokens, batchOutputs: 1 }), 0));
-    expect(bytes).toEqual([...bytes].sort((a, b) => a - b));
-    expect(bytes[0]).toBeGreaterThan(0);
   });
 });
