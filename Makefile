@@ -16,7 +16,7 @@ EMCC := .toolchain/bin/emcc
 NODE_MODULES := node_modules/.setup
 PEERS := test/bench/peers
 
-.PHONY: demo serve test asan endurance soak bench bench-peers bench-device cuda-checks build wasm native setup lint format clean
+.PHONY: demo serve test asan endurance soak bench bench-peers bench-device cuda-checks cuda-figures cuda-sanitize build wasm native setup lint format clean
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -163,6 +163,14 @@ build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR) $(or $(CUDA_OBJECTS),$(
 # Checks and figures of the stages, to be carried to a machine with a GPU: one program per file of test/cuda.
 CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda/*.cu))
 cuda-checks: $(CUDA_CHECKS)
+
+# All of them, one after the other, and what they are judged by at the end: some three minutes on idle cores and an idle GPU.
+cuda-figures: cuda-checks
+	@test/cuda/figures.sh $(CUDA_CHECKS)
+
+# The shortest form of each under compute-sanitizer, which finds wrong accesses and races.
+cuda-sanitize: cuda-checks
+	@test/cuda/sanitize.sh $(CUDA_CHECKS)
 
 build/cuda/check/%: build/cuda/test/cuda/%.o $(filter-out %/cuda_object.o %/cuda_door.o,$(CUDA_OBJECTS)) $(NATIVE_CORE) \
   $(filter-out %/addon.o %/arguments.o %/engine_object.o,$(NATIVE_DOOR))

@@ -19,6 +19,8 @@ using check::upload;
 
 namespace {
 
+bool small = false;  // under the sanitizer, where nothing is quick
+
 struct Exchange {
   uint8_t* host;
   uint32_t n, hidden, used;
@@ -147,7 +149,7 @@ void check_exchange(uint32_t n, uint32_t layers, Chain::Form form) {
   for (uint32_t i = 1; i < 20; i++) c.enqueue(nullptr, i, form);
   MUST(cudaDeviceSynchronize());
   const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  expect(x.word(2) == 1 && ms > 45 && ms < 500, "a wait gives up after its time, once");
+  expect(x.word(2) == 1 && ms > 45 && (ms < 500 || small), "a wait gives up after its time, once");
 }
 
 void time_exchange(uint32_t n, double cpu_us) {
@@ -203,7 +205,7 @@ void time_exchange(uint32_t n, double cpu_us) {
 }  // namespace
 
 int main(int count, char** words) {
-  const bool small = count > 1 && !strcmp(words[1], "small");
+  small = count > 1 && !strcmp(words[1], "small");
   cudaDeviceProp properties;
   MUST(cudaGetDeviceProperties(&properties, 0));
   printf("%s\n", properties.name);

@@ -1,6 +1,8 @@
 // Products of few rows: every weight type against doubles, then bytes per second with a cold cache.
 #include "few.cuh"
 
+#include <map>
+
 #include "../../native/cuda/few.h"
 
 using namespace check;
@@ -232,6 +234,7 @@ static void time_multiply(double peak) {
   constexpr uint32_t kShapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192},  {4096, 7168},
                                      {7168, 2048}, {36864, 7168}, {7168, 18432}, {163840, 7168}};
   for (const Named& type : {kTypes[0], kTypes[2], kTypes[3]}) {
+    std::map<uint32_t, double> worst;  // by n: share of the peak
     for (const auto& shape : kShapes) {
       const uint32_t rows = shape[0], cols = shape[1];
       const uint64_t bytes = uint64_t(rows) * row_bytes(type.type, cols);
@@ -251,12 +254,18 @@ static void time_multiply(double peak) {
             },
             5);
         print_time(n, us, bytes, peak);
+        const double share = 100 * bytes / us / 1e3 / peak;
+        worst[n] = worst.count(n) ? std::min(worst[n], share) : share;
       }
       printf("\n");
       fflush(stdout);
       MUST(cudaFree(all.packed));
       MUST(cudaFree(y));
     }
+    for (const auto [n, asked] : {std::pair{1u, 80.0}, std::pair{8u, 70.0}})
+      figure("GEMV " + std::string(type.name) + " of " + std::to_string(n) +
+                 " rows, worst shape's share of memory's speed",
+             worst[n], "%", Asked::AtLeast, asked);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "../../native/cuda/check.h"
@@ -31,6 +32,16 @@ inline int failures = 0;
 inline void expect(bool ok, const char* what) {
   if (!ok) failures++;
   printf("%s %s\n", ok ? "ok  " : "FAIL", what);
+  fflush(stdout);
+}
+
+enum class Asked { AtMost, AtLeast };
+
+// Prints one of the figures that all of this is judged by, with what is asked for on an H200; test/cuda/figures.sh gathers them.
+inline void figure(const std::string& what, double value, const char* unit, Asked asked, double bound) {
+  const bool most = asked == Asked::AtMost, reached = most ? value <= bound : value >= bound;
+  printf("figure %-66s %9.3f %-9s %s %g%s\n", what.c_str(), value, unit, most ? "at most" : "at least", bound,
+         reached ? "" : "  MISSED");
   fflush(stdout);
 }
 

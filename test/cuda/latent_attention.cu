@@ -213,7 +213,17 @@ void check_results(const std::vector<LatentKernel>& kernels, bool small) {
   report("other widths and pages", plain, worst);
 }
 
-void measure_times(LatentKernel kernel, const std::vector<Shape>& shapes) {
+void judge(const Shape& s, double us, double share) {
+  if (s.heads != 64 || s.queries != 1 || s.varied) return;
+  if (s.sequences == 128 && s.context == 4096)
+    check::figure("MLA decode, 128 sequences of 4,096 tokens", us * 1e-3, "ms", check::Asked::AtMost, 0.165);
+  if (s.sequences == 1 && s.context >= 32768)
+    check::figure("MLA decode, 1 sequence of " + std::to_string(s.context) + " tokens, share of 4.3 TB/s", 100 * share,
+                  "%", check::Asked::AtLeast, 80);
+}
+
+// `chosen`: it is the kernel that this device gets.
+void measure_times(LatentKernel kernel, const std::vector<Shape>& shapes, bool chosen = true) {
   uint64_t most = 0;
   for (const Shape& s : shapes) most = std::max(most, uint64_t(s.sequences) * s.context);
   const uint64_t pool = std::max<uint64_t>(most, 64 * 1024 * 8) / 64;
@@ -266,6 +276,7 @@ void measure_times(LatentKernel kernel, const std::vector<Shape>& shapes) {
     printf("%3u %6u %3u %2u %4d %10.2f  %5.2f  %5.1f   %6.0f\n", shape.sequences, shape.context, shape.heads,
            shape.queries, shape.varied, us, bytes / us / 1e6, bytes / us / 1e6 / 4.3 * 100, flops / us / 1e6);
     fflush(stdout);
+    if (chosen) judge(shape, us, bytes / us * 1e-6 / 4.3);
     MUST(cudaFree(sequences_d));
     MUST(cudaFree(positions_d));
   }
@@ -308,10 +319,12 @@ int main(int count, char** words) {
     for (uint32_t sequences : {4, 32, 128}) shapes.push_back({sequences, 1, 8192, 64, true, true});
     measure_times(kernels[0], shapes);
     if (kernels.size() > 1)
-      measure_times(kernels[1], {{128, 1, 4096, 64, true, false},
-                                 {1, 1, 32768, 64, true, false},
-                                 {1, 1, 131072, 64, true, false},
-                                 {128, 1, 4096, 128, true, false}});
+      measure_times(kernels[1],
+                    {{128, 1, 4096, 64, true, false},
+                     {1, 1, 32768, 64, true, false},
+                     {1, 1, 131072, 64, true, false},
+                     {128, 1, 4096, 128, true, false}},
+                    false);
   }
   return check::done();
 }

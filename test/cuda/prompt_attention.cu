@@ -193,6 +193,8 @@ void time_attention(Attend attend, const char* name, uint32_t n, uint32_t keys) 
   printf("%-6s n %6u keys %6u %-8s %10.1f us %6.1f TFLOP/s %5.1f %% of 790\n", name, n, keys,
          causal ? "causal" : "merged", us, flops / us * 1e-6, flops / us * 1e-6 / 7.9);
   fflush(stdout);
+  if (attend == attend_prompt && causal && n == 8192)
+    check::figure("MLA prefill, 8,192 tokens", flops / us * 1e-6, "TFLOP/s", check::Asked::AtLeast, 450);
   free_case(c);
 }
 

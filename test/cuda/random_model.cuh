@@ -96,7 +96,7 @@ void for_each_matrix(const ModelConfig& c, Use use) {
     for (uint32_t s = 0; s < static_cast<uint32_t>(Slot::Count); s++) {
       const Slot slot = static_cast<Slot>(s);
       const MatrixShape shape = slot_shape(c, slot);
-      if (shape.rows > 0 && in_layer(c, slot, layer)) use(slot, layer, shape);
+      if (shape.rows > 0 && shape.cols > 0 && in_layer(c, slot, layer)) use(slot, layer, shape);
     }
   }
 }
