@@ -17,6 +17,7 @@ namespace {
 #include "columns.inl"
 #include "wide_panel.inl"
 #include "avx512_panel.inl"
+#include "avx512_quantize.inl"
 
 // Up to how many activation rows decode is no slower than panels, from memory. Measured.
 template <typename Format>
@@ -28,8 +29,14 @@ constexpr uint32_t kDecodeRows<WideIQ4_XS> = 1;
 
 #include "wide_table.inl"
 
+constexpr Kernels make_avx512_table() {
+  Kernels k = make_wide_table("avx512");
+  k.quantize = wide_quantize;
+  return k;
+}
+
 }  // namespace
 
-constexpr Kernels kAvx512Kernels = make_wide_table("avx512");
+constexpr Kernels kAvx512Kernels = make_avx512_table();
 
 }  // namespace perigee
