@@ -42,6 +42,8 @@ export function createServer(options: ServerOptions): Server {
     routerOptions: { maxParamLength: 1000 },
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: handleError,
+    // What comes on an open connection while the port closes is answered by us, in the words of its API.
+    return503OnClosing: false,
     // A number where a text belongs is a mistake to point out.
     ajv: { customOptions: { coerceTypes: false } },
   });

@@ -1,8 +1,9 @@
 /** A server that must go does so, whatever its clients leave undone: a drain that hangs fails by vitest's own time limit. */
-import { afterEach, test } from 'vitest';
+import { afterEach, expect, test } from 'vitest';
 import { shutDown } from '../../src/server/lifecycle.ts';
-import { openSocket } from './bare-socket.ts';
-import { type Harness, silent, startLocal } from './harness.ts';
+import { eventually } from '../scheduler/eventually.ts';
+import { openSocket, postText } from './bare-socket.ts';
+import { type Harness, modelId, silent, startLocal } from './harness.ts';
 
 let server: Harness;
 afterEach(() => server.close());
@@ -21,4 +22,19 @@ test.each([
   await fetch(`${server.url}/livez`);
   await shutDownNow();
   await closed;
+});
+
+test('a request that arrives in full when the port is closed already is refused in the words of its API', async () => {
+  server = await startLocal();
+  const request = postText(path, JSON.stringify({ model: modelId, messages: [{ role: 'user', content: 'Hello' }] }));
+  const { socket, closed } = openSocket(server.url, request.slice(0, 40));
+  await new Promise((resolve) => socket.once('connect', resolve));
+  await fetch(`${server.url}/livez`);
+  const gone = shutDownNow();
+  await eventually(() => expect(fetch(`${server.url}/livez`)).rejects.toThrow());
+  socket.write(request.slice(40));
+  const answer = await closed;
+  expect(answer).toMatch(/^HTTP\/1\.1 503 /);
+  expect(answer).toContain('"code":"engine_closed"');
+  await gone;
 });
