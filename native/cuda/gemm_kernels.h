@@ -24,14 +24,11 @@ struct Product {
 cudaError_t multiply_portable(cudaStream_t stream, const Product& p, uint32_t tile_rows, uint32_t processors);
 cudaError_t prepare_portable();
 
-// wgmma and tensor copies, Hopper only; dense products. tile_columns: 192 or 256.
+// wgmma and tensor copies, Hopper only; dense products. tile_columns: 128, 192 or 256.
 cudaError_t multiply_hopper(cudaStream_t stream, const Product& p, uint32_t tile_columns, uint32_t processors);
 // The same with k cut into `parts`, at most 8 and no more than k / 64.
 cudaError_t multiply_hopper_split(cudaStream_t stream, const Product& p, uint32_t parts);
 cudaError_t prepare_hopper_split();
-// With tiles of 128 x 128 that two warpgroups take in turns.
-cudaError_t multiply_hopper_turns(cudaStream_t stream, const Product& p, uint32_t processors);
-cudaError_t prepare_hopper_turns();
 // Grouped products by tiles of 128 rows.
 cudaError_t multiply_hopper_grouped(cudaStream_t stream, const Product& p, uint32_t processors);
 cudaError_t prepare_hopper_grouped();

@@ -67,7 +67,6 @@ __global__ void fill(float* y, uint64_t count, float value) {
     y[i] = value;
 }
 
-constexpr uint32_t kTurns = 1;
 // gemm, or one kernel of it: columns of Hopper's tiles, or rows of the portable ones.
 struct Variant {
   uint32_t hopper_columns = 0, portable_rows = 0, hopper_parts = 0;
@@ -76,7 +75,6 @@ int processors;
 bool hopper;
 
 cudaError_t multiply_by(Variant variant, cudaStream_t stream, const Gemm& g) {
-  if (variant.hopper_columns == kTurns) return multiply_hopper_turns(stream, product_of(g), processors);
   if (variant.hopper_columns) return multiply_hopper(stream, product_of(g), variant.hopper_columns, processors);
   if (variant.portable_rows) return multiply_portable(stream, product_of(g), variant.portable_rows, processors);
   if (variant.hopper_parts) return multiply_hopper_split(stream, product_of(g), variant.hopper_parts);
@@ -240,13 +238,13 @@ void time_variants(bool wide) {
   check::fill_normal(a, uint64_t(4096) * 8192, 1, 5);
   check::fill_normal(b, uint64_t(1) << 29, 0.02f, 6);
   printf("\nTFLOP/s by kernel, to %s\n%14s %6s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", wide ? "bf16" : "float", "n x k",
-         "m", "mma 64", "mma 128", "turns", "wg 192", "wg 256", "k / 1", "k / 2", "k / 4", "k / 8");
+         "m", "mma 64", "mma 128", "wg 128", "wg 192", "wg 256", "k / 1", "k / 2", "k / 4", "k / 8");
   for (const auto [n, k] : shapes)
     for (const uint32_t m : {32u, 128u, 256u, 512u, 1024u, 4096u}) {
       printf("%6u x %5u %6u", n, k, m);
       const uint64_t size = uint64_t(n) * k;
       const uint32_t copies = (uint64_t(1) << 29) / size;
-      for (const Variant variant : {Variant{0, 64}, Variant{0, 128}, Variant{kTurns}, Variant{192}, Variant{256},
+      for (const Variant variant : {Variant{0, 64}, Variant{0, 128}, Variant{128}, Variant{192}, Variant{256},
                                     Variant{0, 0, 2}, Variant{0, 0, 4}, Variant{0, 0, 8}}) {
         const double us = check::microseconds(
             4,
@@ -314,14 +312,36 @@ void time_grouped() {
   MUST(cudaFree(y));
 }
 
+// `small`: every kernel and every way through it in the least sizes, without times: for sanitizers.
+void check_small() {
+  for (const uint32_t m : {17u, 130u}) {
+    check_dense(m, 256, 160, 1, false, false, 0);
+    check_dense(m, 90, 32, 3, m == 17, m == 130, 1);
+    for (const uint32_t rows : {16u, 32u, 64u, 128u}) check_dense(m, 90, 160, 2, false, false, 0, {0, rows});
+  }
+  if (hopper) {
+    for (const uint32_t columns : {128u, 192u, 256u}) {
+      check_dense(300, 700, 512, 1, false, true, 1, {columns});
+      check_dense(130, 40000, 64, 1, true, false, 0, {columns});  // several tiles for each block
+    }
+    for (const uint32_t parts : {1u, 2u, 8u})
+      for (const uint32_t m : {33u, 130u}) check_dense(m, 200, 544, 2, m == 33, false, 0, {0, 0, parts});
+    check_grouped(16, 700, 512, 160, true, true, kOfHopper);
+  }
+  check_grouped(16, 200, 200, 160, true, true);
+}
+
 }  // namespace
 
-// `small`: without the large cases and without times, for sanitizers.
 int main(int argc, char** argv) {
   const bool small = argc > 1 && strcmp(argv[1], "small") == 0;
   MUST(prepare_gemm(0));
   MUST(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
   MUST(prepare_hopper(&hopper));
+  if (small) {
+    check_small();
+    return check::done();
+  }
   for (const uint32_t m : {1u, 17u, 33u, 64u, 100u, 129u, 300u}) {
     check_dense(m, 256, 256, 1, false, false, 0);
     check_dense(m, 4352, 96, 1, false, true, 1);
@@ -329,7 +349,7 @@ int main(int argc, char** argv) {
     check_dense(m, 192, 224, 8, true, false, 1);
     check_dense(m, 33, 64, 2, m % 2 == 0, m % 2 == 1, 0);
   }
-  for (const uint32_t columns : {kTurns, 192u, 256u}) {
+  for (const uint32_t columns : {128u, 192u, 256u}) {
     if (!hopper) break;
     for (const uint32_t m : {1u, 200u, 257u, 700u}) {
       check_dense(m, 256, 256, 1, false, false, 0, {columns});
@@ -361,20 +381,18 @@ int main(int argc, char** argv) {
       check_grouped(512, 3000, 160, 96, zipf, gathered);
       check_grouped(3, 1500, 256, 32, zipf, gathered);
     }
-  if (!small) {
-    for (const uint32_t m : {32u, 128u, 512u, 4096u}) {
-      check_dense(m, 2112, 7168, 1, false, false, 0);
-      check_dense(m, 12288, 1536, 1, false, true, 0);
-      check_dense(m, 512, 128, 64, true, false, 0);
-      check_dense(m, 4096, 7168, 1, true, false, 0);
-    }
-    check_grouped(384, 1024, 4096, 7168, true, true);
-    check_grouped(384, 32768, 7168, 2048, false, false);
-    if (hopper) check_grouped(384, 32768, 4096, 7168, true, true, kOfHopper);
-    time_dense();
-    time_variants(false);
-    time_variants(true);
-    time_grouped();
+  for (const uint32_t m : {32u, 128u, 512u, 4096u}) {
+    check_dense(m, 2112, 7168, 1, false, false, 0);
+    check_dense(m, 12288, 1536, 1, false, true, 0);
+    check_dense(m, 512, 128, 64, true, false, 0);
+    check_dense(m, 4096, 7168, 1, true, false, 0);
   }
+  check_grouped(384, 1024, 4096, 7168, true, true);
+  check_grouped(384, 32768, 7168, 2048, false, false);
+  if (hopper) check_grouped(384, 32768, 4096, 7168, true, true, kOfHopper);
+  time_dense();
+  time_variants(false);
+  time_variants(true);
+  time_grouped();
   return check::done();
 }
