@@ -94,6 +94,13 @@ class Ranks {
     return finish() - begin;
   }
 
+  static std::vector<int32_t> cpus_of(uint32_t threads) {
+    std::vector<int32_t> cpus;
+    for (uint32_t i = 0; i < threads && threads <= std::thread::hardware_concurrency(); i++)
+      cpus.push_back(static_cast<int32_t>(i));
+    return cpus;
+  }
+
   Exchange& exchange() { return *engine_exchange(session_.engine()); }
 
  private:
@@ -118,13 +125,6 @@ class Ranks {
     limits.experts_only = 1;
     limits.taps = 0;
     return limits;
-  }
-
-  static std::vector<int32_t> cpus_of(uint32_t threads) {
-    std::vector<int32_t> cpus;
-    for (uint32_t i = 0; i < threads && threads <= std::thread::hardware_concurrency(); i++)
-      cpus.push_back(static_cast<int32_t>(i));
-    return cpus;
   }
 
   uint32_t layers_;
