@@ -1,11 +1,19 @@
 #include "shard_batch.h"
 #include "door.h"
+#include "quant/half.h"
 #include "state.h"
 
 namespace perigee {
 
 namespace {
+// Of Limits.exact: floats rounded to bf16, as a GPU has them, for comparisons with one.
+constexpr uint32_t kRounded = 2;
+
 size_t aligned(size_t bytes) { return (bytes + 15) & ~size_t{15}; }
+
+void round_to_bf16(float* x, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) x[i] = bf16_to_float(float_to_bf16(x[i]));
+}
 }  // namespace
 
 void ShardBatch::reset(uint8_t* to) {
@@ -18,8 +26,11 @@ uint32_t ShardBatch::put(DType type, const float* x, uint32_t n, uint32_t cols, 
   const Activation kind = activation_for(type, exact);
   const size_t bytes = activation_row_bytes(kind, cols), offset = input_used;
   if (offset + bytes * n > input_capacity) __builtin_trap();  // engine_input_bytes was wrong
-  for (uint32_t i = rows.begin; i < rows.end; i++)
-    kernels->quantize(kind, x + i * stride, cols, input + offset + i * bytes);
+  for (uint32_t i = rows.begin; i < rows.end; i++) {
+    uint8_t* row = input + offset + i * bytes;
+    kernels->quantize(kind, x + i * stride, cols, row);
+    if (exact == kRounded) round_to_bf16(reinterpret_cast<float*>(row), cols);
+  }
   input_used = offset + bytes * n;
   return static_cast<uint32_t>(offset);
 }

@@ -137,11 +137,11 @@ function backendOf(name: string): Pick<EngineOptions, 'backend' | 'isa'> {
 function contestant(name: string, model: OpenedModel, options: Omit<EngineOptions, 'backend' | 'isa'>): Contestant {
   return {
     name,
-    async load({ taps = false, exact = false }) {
+    async load(wishes) {
       const progress = showProgress(`loading ${name}`);
       const { runtime } = await loadModel(
         model,
-        { ...options, ...backendOf(name), taps, ...(exact && { exactActivations: true }) },
+        { ...options, ...backendOf(name), ...wishes },
         ({ bytesRead, bytesTotal }) => progress.update(bytesRead, bytesTotal),
       ).finally(() => progress.stop());
       return runtime;

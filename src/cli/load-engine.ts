@@ -114,7 +114,7 @@ function readRules(file: string, config: ModelConfig): OptimizeWishes {
 /** Chooses how the model runs here and loads its weights. Refuses before loading what does not fit. */
 export async function loadModel(
   model: OpenedModel,
-  options: EngineOptions & { readonly taps?: boolean; readonly profile?: boolean },
+  options: EngineOptions & { readonly taps?: boolean; readonly profile?: boolean; readonly exact?: 'bf16' },
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedModel> {
   const { plan, sizes } = planModel(model, options);
@@ -130,7 +130,7 @@ export async function loadModel(
     isa: plan.isa,
     threads: plan.threads,
     ...(plan.cpus !== null && { cpus: plan.cpus }),
-    exact: options.exactActivations ?? false,
+    exact: options.exact ?? options.exactActivations ?? false,
     taps: options.taps ?? false,
     ...sizes,
     onProgress,

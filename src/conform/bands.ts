@@ -16,8 +16,8 @@ export interface Limits {
   /** The largest mean divergence of the next-token distributions of a run on the backend's own values, nats. */
   readonly kl: number;
   /**
-   * Where a model makes more of any rounding, as many times what the reference's rounded activations do to it. Both sides
-   * round: errors of equal size that know nothing of each other have twice the square of one.
+   * Where a model makes more of any rounding, as many times what the reference's own activations in bf16 do to it. A GPU
+   * rounds its cache as well: errors of equal size that know nothing of each other have twice the square of one.
    */
   readonly rounding: number;
 }

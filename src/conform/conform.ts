@@ -12,8 +12,8 @@ import { logitsOf, traceOf } from './trace.ts';
 export interface Contestant {
   /** As the user named it: "wasm", "native:avx2". */
   readonly name: string;
-  /** Gives a runtime, which conform closes; `exact`: float activations whatever else is wished. */
-  load(wishes: { readonly taps?: boolean; readonly exact?: boolean }): Promise<Runtime>;
+  /** Gives a runtime, which conform closes; `exact`: its activations are floats rounded to bf16, whatever else is wished. */
+  load(wishes: { readonly taps?: boolean; readonly exact?: 'bf16' }): Promise<Runtime>;
 }
 
 /** How a backend ran. */
@@ -49,7 +49,7 @@ export async function conform(
   try {
     let rounding: Promise<readonly number[]> | null = null;
     const measureRounding = () => {
-      rounding ??= ownDivergences(first!.load({ exact: true }), recording, tokens);
+      rounding ??= ownDivergences(first!.load({ exact: 'bf16' }), recording, tokens);
       return rounding;
     };
     const candidates: CandidateResult[] = [];

@@ -8,7 +8,7 @@ export interface DivergenceResult {
   readonly mean: number;
   /** What the mean may be; null where bits are compared. */
   readonly allowed: number | null;
-  /** The reference's own mean divergence from itself with float activations, where the allowance comes from that. */
+  /** The reference's mean divergence from itself with activations in bf16, where the allowance comes from that. */
   readonly ofRounding: number | null;
 }
 

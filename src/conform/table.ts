@@ -71,7 +71,7 @@ export function divergenceLine({ divergence, band }: CandidateResult, reference:
   const why =
     ofRounding === null
       ? ''
-      : `, ${band.limits.rounding} times what rounded activations put between ${reference} and itself with float ones (${number(ofRounding)})`;
+      : `, ${band.limits.rounding} times what activations in bf16 put between ${reference} and itself (${number(ofRounding)})`;
   return `on its own values: ${found}; allowed ${number(allowed)}${why}`;
 }
 

@@ -10,7 +10,8 @@ export interface EngineLimits {
   readonly pages: number;
   readonly pageTokens: number;
   readonly context: number;
-  readonly exact: boolean;
+  /** Of activations: floats, and whether rounded to bf16. */
+  readonly exact: boolean | 'bf16';
   readonly spins: number;
   readonly taps: boolean;
   /** Only routed experts, for a device that runs the rest. */
@@ -94,7 +95,7 @@ const limitFields = (l: EngineLimits): Field[] => [
   ['u32', l.pages],
   ['u32', l.pageTokens],
   ['u32', l.context],
-  ['u32', l.exact ? 1 : 0],
+  ['u32', l.exact === 'bf16' ? 2 : Number(l.exact)],
   ['u32', l.spins],
   ['u32', l.taps ? 1 : 0],
   ['u32', l.expertsOnly ? 1 : 0],

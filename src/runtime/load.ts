@@ -28,8 +28,8 @@ export interface LoadOptions {
   readonly threads: number;
   /** Native: the CPU each rank is pinned to, [threads]; default: where the system puts it. */
   readonly cpus?: readonly number[];
-  /** Float activations everywhere: slow, for reference runs. */
-  readonly exact?: boolean;
+  /** Float activations everywhere, also rounded to bf16: slow, for reference runs. */
+  readonly exact?: boolean | 'bf16';
   /** Positions one sequence may have; default: what the model was trained for, at most `defaultContext`. */
   readonly contextTokens?: number;
   /** Most sequences of one step; default 1. */

@@ -111,8 +111,8 @@ export interface StartOptions {
   /** Kernel table by name; null: the fastest there is. */
   readonly isa: string | null;
   readonly threads: number;
-  /** Float activations everywhere. */
-  readonly exact: boolean;
+  /** Float activations everywhere; rounded to bf16, as a GPU has them, to compare with. */
+  readonly exact: boolean | 'bf16';
   readonly taps: boolean;
   readonly limits: RuntimeLimits;
   readonly onProgress: (progress: LoadProgress) => void;

@@ -107,7 +107,7 @@ describe('a run on its own values', () => {
     expect(verdict(result, 'native')).toMatch(/^cuda differs from native: on its own values the mean KL divergence is/);
   });
 
-  it('may diverge by twice what rounded activations do to the reference', async () => {
+  it('may diverge by twice what activations in bf16 do to the reference', async () => {
     const beside = async (rounding: number) => {
       const reference = roundingFormula('native', ...logitsOff(rounding));
       const { candidates } = await conform([reference, deviceFormula('cuda', ...drifting)], tokens);
@@ -118,7 +118,7 @@ describe('a run on its own values', () => {
     expect(result.agrees).toBe(true);
     expect(allowed).toBe(2 * (ofRounding as number));
     expect(divergenceLine(result, 'native')).toContain(
-      '2 times what rounded activations put between native and itself',
+      '2 times what activations in bf16 put between native and itself',
     );
     expect(await beside(0.01)).toMatchObject({ agrees: false, divergence: { allowed: 1e-3 } });
   });

@@ -119,7 +119,7 @@ export function deviceFormula(name: string, ...plants: Plant[]): Contestant {
   return { name, load: async () => new FormulaRuntime(plants, 'cuda') };
 }
 
-/** A CPU backend whose own rounding is all that `plants` change: float activations lack it. */
+/** A CPU backend to which activations in bf16 do what `plants` change. */
 export function roundingFormula(name: string, ...plants: Plant[]): Contestant {
   return { name, load: async ({ exact }) => new FormulaRuntime(exact ? plants : []) };
 }

@@ -17,7 +17,7 @@ import {
 export interface LoadWishes {
   readonly threads: number;
   readonly isa: string;
-  readonly exact?: boolean;
+  readonly exact?: boolean | 'bf16';
   readonly sequences?: number;
 }
 
@@ -128,7 +128,7 @@ export function describeRuntime({ name, isas, equal, load }: Backend): void {
     it.each(everyMix)('in every kernel table for %s weights', async (mix) => {
       const model = await syntheticTestModel({ shape: 'tiny', mix });
       const tokens = someTokens(37, model.config.vocabulary);
-      for (const floats of exact ? [false, true] : [false]) {
+      for (const floats of exact ? ([false, true, 'bf16'] as const) : [false]) {
         const all = [];
         for (const table of isas) {
           const runtime = await loaded(model, { isa: table, exact: floats });
@@ -152,6 +152,17 @@ export function describeRuntime({ name, isas, equal, load }: Backend): void {
       for (const table of isas) all.push(await promptLogits(await loaded(model, { isa: table, threads: 3 }), tokens));
       expectEqual(all);
     });
+  });
+
+  it.runIf(exact)(`${name}: activations in bf16 change a little`, async () => {
+    const model = await syntheticTestModel({ shape: 'tiny', mix: 'f32', moeLayers: 0 });
+    const tokens = someTokens(48, model.config.vocabulary);
+    const [floats = [], rounded = []] = [
+      await promptLogits(await loaded(model, { exact: true }), tokens),
+      await promptLogits(await loaded(model, { exact: 'bf16' }), tokens),
+    ];
+    expect(relativeError(rounded, floats)).toBeLessThan(0.02);
+    expect(relativeError(rounded, floats)).toBeGreaterThan(1e-4);
   });
 
   describe.runIf(exact)(`${name}: quantized weights`, () => {
