@@ -8,6 +8,7 @@
 #include "../../engine/kernels/kernels.h"
 #include "../../engine/sizes.h"
 #include "../../engine/state.h"
+#include "devices.h"
 
 namespace perigee::cuda {
 
@@ -76,6 +77,8 @@ std::string DeviceModel::open() {
     parts_.push_back(std::make_unique<OnDevice>(options_, range));
     if (const std::string why = sentence(parts_.back()->part.open()); !why.empty()) return why;
   }
+  for (size_t i = 1; i < parts_.size(); i++)
+    connect_devices(parts_[i - 1]->part.range.device, parts_[i]->part.range.device);
   return "";
 }
 

@@ -65,6 +65,14 @@ double measure_copies(int index) {
   return best;
 }
 
+void connect_devices(int from, int to) {
+  int possible = 0;
+  if (from != to && cudaDeviceCanAccessPeer(&possible, to, from) == cudaSuccess && possible &&
+      cudaSetDevice(to) == cudaSuccess)
+    cudaDeviceEnablePeerAccess(from, 0);
+  cudaGetLastError();  // they may be connected already
+}
+
 std::string find_devices(std::vector<DeviceInfo>& to) {
   int driver = 0, count = 0;
   // Without a driver there is a version 0, and no error.

@@ -18,6 +18,9 @@ struct DeviceInfo {
 // Why there are none, '' when there are. Devices that no kernel of this build runs on are left out.
 std::string find_devices(std::vector<DeviceInfo>& to);
 
+// Lets device `to` read the memory of `from` directly, where they are connected: copies go by way of the host otherwise.
+void connect_devices(int from, int to);
+
 // GB a second that copies within the memory of device `index` read and write, both counted: what its kernels are measured
 // against. 0 where there is no room to measure.
 double measure_copies(int index);

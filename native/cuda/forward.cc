@@ -105,11 +105,6 @@ cudaError_t dense_ffn(Part& p, const Step& s, uint32_t layer) {
   return p.mark(Stage::Dense);
 }
 
-// Many tokens ask for most experts: a resident few would not spare the ranks much, so those do all, unless all are resident.
-bool ranks_leave_residents(const ModelConfig& c, const Layer& w, const Step& s) {
-  return w.resident > 0 && (s.n <= kFewRows || w.resident == static_cast<int32_t>(c.experts));
-}
-
 // Chooses, and hands MoE layer `number` over to the ranks; 0: they take no part.
 cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t number) {
   const ModelConfig& c = p.options.config;
@@ -133,7 +128,7 @@ cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t numb
   args.weight = p.b.weight;
   args.counts = p.b.counts + uint64_t{layer - p.range.begin} * c.experts;
   args.arrived = p.b.arrived;
-  if (number > 0) args.hand_over = {*p.exchange, number, ranks_leave_residents(c, w, s) ? w.slot_of : nullptr};
+  if (number > 0) args.hand_over = {*p.exchange, number, w.resident > 0 ? w.slot_of : nullptr};
   CUDA_TRY(route(p.stream, args));
   CUDA_TRY(tap(p, s, Tap::RouterScores, layer, p.b.scores));
   return tap(p, s, Tap::RouterChoices, layer, p.b.chosen);
@@ -143,13 +138,13 @@ cudaError_t choose_experts(Part& p, const Step& s, uint32_t layer, uint32_t numb
 cudaError_t routed_experts(Part& p, const Step& s, uint32_t layer, bool* any) {
   const ModelConfig& c = p.options.config;
   const Layer& w = p.layer(layer);
-  const bool all = w.resident == static_cast<int32_t>(c.experts);
-  *any = true;
-  if (s.streaming || (all && s.n > kFewRows)) {
-    const int32_t next = layer + 1 < p.range.end ? static_cast<int32_t>(layer) + 1 : ExpertStream::kNoLayer;
-    return p.experts->run(p.stream, layer, next, {p.b.h.wide, p.b.chosen, p.b.weight, s.n, p.b.delta});
+  if (s.streaming || (w.resident > 0 && s.n > kFewRows)) {
+    const bool more = s.streaming && layer + 1 < p.range.end;
+    const int32_t next = more ? static_cast<int32_t>(layer) + 1 : ExpertStream::kNoLayer;
+    *any = true;
+    return p.experts->run(p.stream, layer, next, {p.b.h.wide, p.b.chosen, p.b.weight, s.n, p.b.delta, !s.streaming});
   }
-  *any = all || ranks_leave_residents(c, w, s);
+  *any = w.resident > 0;
   if (!*any) return cudaSuccess;
   const RoutedFew args = {
       &w[Slot::ExpertGate], &w[Slot::ExpertUp], &w[Slot::ExpertDown],           w.slot_of, p.b.chosen, p.b.weight,

@@ -288,7 +288,7 @@ cudaError_t Part::prepare_experts() {
       CUDA_TRY(memory_.take(to.stride * to.count, &to.packed));
     }
     experts->set_resident(index, {&mine[Slot::ExpertGate], &mine[Slot::ExpertUp], &mine[Slot::ExpertDown],
-                                  slots_.data() + size_t{index - range.begin} * c.experts});
+                                  slots_.data() + size_t{index - range.begin} * c.experts, mine.slot_of});
   }
   return experts->start();
 }

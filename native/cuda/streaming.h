@@ -26,7 +26,8 @@ struct ExpertPart {
 // Experts of a layer that are on the device. The arrays may change between steps.
 struct ResidentExperts {
   const Matrix *gate, *up, *down;
-  const int32_t* slot_of;  // [experts] on the host; -1: not resident
+  const int32_t* slot_of;         // [experts] on the host; -1: not resident
+  const int32_t* slot_on_device;  // the same on the device
 };
 
 // sum[t] = sum over k, in order, of weight[t][k] * down(silu(gate x) * up x) of expert chosen[t][k]. On the device.
@@ -35,7 +36,8 @@ struct RoutedMany {
   const int32_t* chosen;  // [n][used]; negative: none
   const float* weight;    // [n][used]
   uint32_t n;
-  float* sum;  // [n][hidden]
+  float* sum;                   // [n][hidden]
+  bool only_residents = false;  // the other experts' parts are left out
 };
 
 class ExpertStream {
@@ -60,8 +62,8 @@ class ExpertStream {
   // Allocates, and pins the parts' memory where the system lets it; the rest is copied by way of pinned buffers.
   cudaError_t start();
 
-  // Enqueues the routed experts of `layer`. Waits on the host until the stream has come to this call, when some experts
-  // are not resident. `next` is the layer that will be asked for next, so that its experts are on their way, or kNoLayer.
+  // Enqueues the routed experts of `layer`. Waits on the host until the stream has come to this call, unless it can do with
+  // what is resident and experts have few tokens. `next` is the layer that will be asked for next, so that its experts are on their way, or kNoLayer.
   cudaError_t run(cudaStream_t stream, uint32_t layer, int32_t next, const RoutedMany& step);
 
   // Packs an expert into a slot of its layer's resident matrices and returns when it is there. It may run beside run() on

@@ -23,8 +23,16 @@ const measuredLayers = 4;
 
 const turn = () => new Promise(setImmediate);
 
-/** Time of the ranks' layers, asked for from here with random activations and experts. */
-async function measureRanks(ranks: ExpertRanks, config: ModelConfig, tokens: number): Promise<Measured> {
+/**
+ * Time of the ranks' layers, asked for from here with random activations and experts. Of these as many are left out as find
+ * room on the device: those it computes itself, though they will be more popular than random ones.
+ */
+async function measureRanks(
+  ranks: ExpertRanks,
+  config: ModelConfig,
+  tokens: number,
+  resident: readonly number[],
+): Promise<Measured> {
   const { memory, offsets } = ranks;
   const { hidden, experts, expertsUsed } = config;
   const layers = Math.min(measuredLayers, config.layers - config.denseLayers);
@@ -40,8 +48,11 @@ async function measureRanks(ranks: ExpertRanks, config: ModelConfig, tokens: num
     for (let token = 0; token < tokens; token++) {
       const first = Math.floor(Math.random() * experts);
       const stride = Math.max(1, Math.floor(experts / expertsUsed));
-      for (let k = 0; k < expertsUsed; k++)
-        words[offsets.chosen / 4 + token * expertsUsed + k] = (first + k * stride) % experts;
+      for (let k = 0; k < expertsUsed; k++) {
+        const expert = (first + k * stride) % experts;
+        const onDevice = expert < (resident[config.denseLayers + layer - 1] ?? 0);
+        words[offsets.chosen / 4 + token * expertsUsed + k] = onDevice ? -1 : expert;
+      }
     }
     const begin = performance.now();
     Atomics.store(words, offsets.asked / 4, layer);
@@ -61,8 +72,8 @@ export async function measureBreakEven(
   gbPerSecond: number,
   resident: readonly number[],
 ): Promise<BreakEven> {
-  const few = await measureRanks(ranks, config, Math.min(measuredTokens[0], mostTokens));
-  const many = await measureRanks(ranks, config, Math.min(measuredTokens[1], mostTokens));
+  const few = await measureRanks(ranks, config, Math.min(measuredTokens[0], mostTokens), resident);
+  const many = await measureRanks(ranks, config, Math.min(measuredTokens[1], mostTokens), resident);
   const bytes = ranks.parts().reduce((sum, part) => sum + bytesToMove(part, config, resident), 0);
   const layers = config.layers - config.denseLayers;
   const streaming = bytes / layers / gbPerSecond / 1e6;

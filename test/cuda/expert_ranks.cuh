@@ -162,12 +162,12 @@ inline void fill(StepBlock& block, const ModelConfig& c, uint32_t n, uint32_t po
       block.page_tables[s * block.table_stride + p] = static_cast<int32_t>(s * block.table_stride + p);
 }
 
-// Without ranks all experts are on the device, or with `routed` false left out.
+// `resident` experts of each layer find room on the device, whose layers are divided into `parts`.
 inline std::unique_ptr<DeviceModel> device_beside(const ModelConfig& c, const Limits& limits, Ranks* ranks,
-                                                  bool routed = true) {
-  cuda::ModelOptions options = {c, limits, {{0, 0, c.layers}}, std::vector<int32_t>(c.layers, 0), false, 2000};
-  for (uint32_t layer = c.dense_layers; layer < c.layers && routed && !ranks; layer++)
-    options.resident[layer] = static_cast<int32_t>(c.experts);
+                                                  uint32_t resident, uint32_t parts = 1) {
+  cuda::ModelOptions options = {c, limits, parts_of(c, parts), std::vector<int32_t>(c.layers, 0), false, 2000};
+  for (uint32_t layer = c.dense_layers; layer < c.layers; layer++)
+    options.resident[layer] = static_cast<int32_t>(resident);
   must(DeviceModel::refusal(options));
   auto device = std::make_unique<DeviceModel>(options);
   must(device->open());

@@ -20,19 +20,45 @@ using cuda::DeviceModel;
 
 namespace {
 
-std::unique_ptr<DeviceModel> loaded(const check::RandomModel& model, const Limits& limits, Ranks* ranks) {
+// How a model is divided: experts of each layer that lie on the device, and parts of the layers.
+struct Division {
+  uint32_t resident, parts;
+};
+
+// Every third expert goes into a slot.
+void place(DeviceModel& device, const ModelConfig& c, uint32_t resident) {
+  for (uint32_t layer = c.dense_layers; layer < c.layers; layer++)
+    for (uint32_t slot = 0; slot < resident; slot++) {
+      const uint32_t expert = slot * 3 % c.experts;
+      check::must(device.forget(layer, expert, slot));
+      check::must(device.place(layer, expert, slot));
+      device.use(layer, expert, slot);
+    }
+}
+
+std::unique_ptr<DeviceModel> loaded(const check::RandomModel& model, const Limits& limits, Ranks* ranks,
+                                    const Division& division) {
   const ModelConfig& c = model.config;
-  auto device = device_beside(c, limits, ranks);
+  auto device = device_beside(c, limits, ranks, division.resident, division.parts);
   check::for_each_matrix(c, [&](Slot slot, uint32_t layer, MatrixShape shape) {
     const DType type = check::type_of(model.types, slot);
-    for (uint32_t i = 0; i < shape.count && !(ranks && is_routed(slot)); i++)
+    const uint64_t bytes = shape.rows * row_bytes(type, shape.cols);
+    if (ranks && is_routed(slot)) {
+      std::vector<uint64_t> offsets;
+      for (uint32_t i = 0; i < shape.count; i++) offsets.push_back(i * bytes);
+      check::must(device->attach_experts(
+          layer, slot, {type, 0, shape.rows, shape.cols, model.matrix(slot, layer, 0), shape.count * bytes, offsets}));
+      return;
+    }
+    for (uint32_t i = 0; i < shape.count; i++)
       check::must(device->upload(slot, layer, type, shape.rows, shape.cols, shape.count, i,
-                                 model.matrix(slot, layer, i), shape.rows * row_bytes(type, shape.cols)));
+                                 model.matrix(slot, layer, i), bytes));
   });
   for (const auto& [key, values] : model.vectors)
     device->set_vector(key.first, key.second, DType::F32, reinterpret_cast<const uint8_t*>(values.data()),
                        values.size() * sizeof(float));
   check::must(device->start());
+  if (ranks) place(*device, c, division.resident);
   return device;
 }
 
@@ -44,14 +70,16 @@ struct Asked {
 // Activations of 8 bits, and what they turn over in a random router, take the device away from the engine whoever computes the
 // experts: with ranks it must not be further than without.
 void compare(const char* name, const check::Types& types, uint32_t threads, uint32_t layers,
-             const std::vector<Asked>& steps) {
+             const std::vector<Asked>& steps, const Division& division = {0, 1}) {
   const ModelConfig c = check::small_config(layers);
   const Limits limits = limits_of(64, 256);
   const check::RandomModel model(c, types);
   check::OnCpu cpu(model, limits);
   Ranks ranks(c, limits, threads, types,
               [&](Slot slot, uint32_t layer, uint32_t i) { return model.matrix(slot, layer, i); });
-  const auto hybrid = loaded(model, limits, &ranks), alone = loaded(model, limits, nullptr);
+  // In this order: copies must not begin in pages that the hybrid one has pinned and end outside.
+  const auto alone = loaded(model, limits, nullptr, {c.experts, 1}), hybrid = loaded(model, limits, &ranks, division);
+  uint64_t tokens = 0;
   std::vector<float> of_hybrid, of_device;
   std::vector<double> wanted;
   for (const Asked& asked : steps) {
@@ -61,6 +89,7 @@ void compare(const char* name, const check::Types& types, uint32_t threads, uint
     engine_forward(*cpu.engine, 0);
     step(*hybrid, &ranks, asked.n);
     step(*alone, nullptr, asked.n);
+    tokens += asked.n;
     const size_t count = size_t{there.outputs_count} * c.vocabulary;
     of_hybrid.insert(of_hybrid.end(), hybrid->block().logits, hybrid->block().logits + count);
     of_device.insert(of_device.end(), alone->block().logits, alone->block().logits + count);
@@ -68,9 +97,11 @@ void compare(const char* name, const check::Types& types, uint32_t threads, uint
   }
   const double off = check::nmse(of_hybrid, wanted), yardstick = check::nmse(of_device, wanted);
   char line[160];
-  snprintf(line, sizeof line, "%s, %u threads: logits NMSE %.1e, with all experts on the device %.1e", name, threads,
-           off, yardstick);
+  snprintf(line, sizeof line,
+           "%s, %u threads, %u experts on the device, %u parts: logits NMSE %.1e, with all experts on it %.1e", name,
+           threads, division.resident, division.parts, off, yardstick);
   check::expect(off <= 1.5 * yardstick + 1e-6, line);
+  check::expect_counts(*hybrid, tokens, name);
 }
 
 constexpr check::Types kWide = {DType::Q8_0, DType::Q4_K, DType::Q4_K, DType::Q8_0, DType::Q8_0};
@@ -88,7 +119,7 @@ const uint8_t* rows_of(Rows& made, Slot slot, const MatrixShape& shape) {
 
 // All but the experts.
 std::unique_ptr<DeviceModel> wide_device(const ModelConfig& c, const Limits& limits, Ranks* ranks, Rows& made) {
-  auto device = device_beside(c, limits, ranks, false);
+  auto device = device_beside(c, limits, ranks, 0);
   check::for_each_matrix(c, [&](Slot slot, uint32_t layer, MatrixShape shape) {
     const DType type = check::type_of(kWide, slot);
     for (uint32_t i = 0; i < shape.count && !is_routed(slot); i++)
@@ -241,6 +272,8 @@ int main(int count, char** arguments) {
       compare("Q8_0", q8, threads, 4, steps);
       compare("Q4_K mix", mixed, threads, 4, steps);
     }
+    for (const auto& [name, types] : {std::pair("F32", floats), {"Q8_0", q8}, {"Q4_K mix", mixed}})
+      for (const Division& division : {Division{5, 1}, {0, 2}, {5, 2}}) compare(name, types, 3, 4, steps, division);
   }
   if (only == "small") return check::done();
   const uint32_t threads = count > 2 ? static_cast<uint32_t>(atoi(arguments[1])) : cores;

@@ -196,6 +196,32 @@ inline void must(const std::string& why) {
   exit(1);
 }
 
+// Equal shares of the layers, on as many devices as there are.
+inline std::vector<cuda::PartRange> parts_of(const ModelConfig& c, uint32_t parts) {
+  int devices;
+  MUST(cudaGetDeviceCount(&devices));
+  std::vector<cuda::PartRange> ranges;
+  for (uint32_t p = 0; p < parts; p++)
+    ranges.push_back({static_cast<int>(p) % devices, c.layers * p / parts, c.layers * (p + 1) / parts});
+  return ranges;
+}
+
+// Each of a step's tokens has chosen so many experts of each layer, whoever computes them.
+inline void expect_counts(cuda::DeviceModel& device, uint64_t tokens, const char* name) {
+  const ModelConfig& c = device.options().config;
+  std::vector<uint32_t> counts(size_t{c.layers} * c.experts);
+  device.expert_counts(counts.data());
+  bool right = true;
+  for (uint32_t layer = 0; layer < c.layers; layer++) {
+    uint64_t sum = 0;
+    for (uint32_t e = 0; e < c.experts; e++) sum += counts[size_t{layer} * c.experts + e];
+    right &= sum == (layer < c.dense_layers ? 0 : tokens * c.experts_used);
+  }
+  char line[256];
+  snprintf(line, sizeof line, "%s: every choice is counted once", name);
+  expect(right, line);
+}
+
 inline std::unique_ptr<cuda::DeviceModel> on_device(const RandomModel& model, const cuda::ModelOptions& options) {
   must(cuda::DeviceModel::refusal(options));
   auto device = std::make_unique<cuda::DeviceModel>(options);

@@ -6,7 +6,7 @@ set -uo pipefail
 failed=0
 for check in "$@"; do
   name=$(basename "$check")
-  case $name in model | hybrid | streaming) form=tiny ;; latent_attention) form=one ;; *) form=small ;; esac
+  case $name in model | hybrid | parts | streaming) form=tiny ;; latent_attention) form=one ;; *) form=small ;; esac
   for tool in memcheck racecheck; do
     begin=$SECONDS
     found=$(compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 --print-limit 8 "$check" "$form" 2>&1) && result=clean || result=FAILED

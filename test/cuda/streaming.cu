@@ -14,7 +14,7 @@
 #include "../../native/cuda/stages.h"
 #include "../../native/cuda/streaming.h"
 #include "../../native/memory.h"
-#include "harness.cuh"
+#include "random_model.cuh"
 
 using namespace perigee;
 using namespace perigee::cuda;
@@ -173,7 +173,21 @@ std::vector<double> routed(const Step& s, const ExpertSet (&sets)[3], uint32_t w
 struct Residents {
   Matrix of[3];
   std::vector<int32_t> slot_of;
-  ResidentExperts view() const { return {&of[0], &of[1], &of[2], slot_of.data()}; }
+  int32_t* on_device;
+  // `on_device` follows when this is called.
+  ResidentExperts view() const {
+    MUST(cudaMemcpy(on_device, slot_of.data(), slot_of.size() * sizeof(int32_t), cudaMemcpyHostToDevice));
+    return {&of[0], &of[1], &of[2], slot_of.data(), on_device};
+  }
+  void pack_expert(const ExpertSet (&sets)[3], uint32_t expert, uint32_t slot) {
+    slot_of[expert] = static_cast<int32_t>(slot);
+    for (uint32_t m = 0; m < 3; m++) {
+      const size_t bytes = sets[m].bytes.size() / slot_of.size();
+      const uint8_t* at = sets[m].bytes.data() + expert * bytes;
+      MUST(pack(nullptr, of[m], slot, upload(std::vector<uint8_t>(at, at + bytes))));
+    }
+    MUST(cudaDeviceSynchronize());
+  }
 };
 
 Residents make_residents(const ExpertSet (&sets)[3], uint32_t slots, uint32_t experts) {
@@ -183,6 +197,7 @@ Residents make_residents(const ExpertSet (&sets)[3], uint32_t slots, uint32_t ex
     r.of[m] = {sets[m].type, sets[m].rows, sets[m].cols, slots, stride, device<uint8_t>(stride * slots)};
   }
   r.slot_of.assign(experts, -1);
+  r.on_device = device<int32_t>(experts);
   return r;
 }
 
@@ -249,14 +264,7 @@ void check_sums(bool tiny) {
   // All of a layer's experts on the device, and no host memory at all.
   ExpertStream resident({layers, experts, used, hidden, width, tokens});
   Residents every = make_residents({all[0][0], all[0][1], all[0][2]}, experts, experts);
-  for (uint32_t e = 0; e < experts; e++) {
-    every.slot_of[e] = experts - 1 - e;
-    for (uint32_t m = 0; m < 3; m++) {
-      const size_t bytes = all[0][m].bytes.size() / experts;
-      const uint8_t* at = all[0][m].bytes.data() + e * bytes;
-      MUST(pack(s, every.of[m], experts - 1 - e, upload(std::vector<uint8_t>(at, at + bytes))));
-    }
-  }
+  for (uint32_t e = 0; e < experts; e++) every.pack_expert({all[0][0], all[0][1], all[0][2]}, e, experts - 1 - e);
   resident.set_resident(0, every.view());
   MUST(resident.start());
   MUST(cudaMemset(many.on_device.sum, 0, size_t(tokens) * hidden * 4));
@@ -265,6 +273,38 @@ void check_sums(bool tiny) {
   const ExpertSet sets[3] = {all[0][0], all[0][1], all[0][2]};
   expect(check::nmse(download(many.on_device.sum, size_t(tokens) * hidden), routed(many, sets, width)) < 5e-5,
          "all resident, nothing attached");
+}
+
+// What experts that lie on the device give, all of them or some, where the others are left to the ranks.
+void check_residents(DType gate_up, DType down, uint32_t hidden, uint32_t width) {
+  const uint32_t experts = 19, used = 4, tokens = 60;
+  const auto make = [&](DType type, uint32_t rows, uint32_t cols) {
+    return ExpertSet{type, rows, cols, check::random_rows(type, experts * rows, cols, experts * rows, random_bits)};
+  };
+  const ExpertSet sets[3] = {make(gate_up, width, hidden), make(gate_up, width, hidden), make(down, hidden, width)};
+  double worst = 0;
+  for (const bool some : {false, true}) {
+    Residents residents = make_residents(sets, some ? 9 : experts, experts);
+    for (uint32_t e = 0; e < (some ? 9 : experts); e++)
+      residents.pack_expert(sets, some ? 2 * e : e, (e * 4) % (some ? 9 : experts));
+    ExpertStream stream({1, experts, used, hidden, width, tokens});
+    stream.set_resident(0, residents.view());
+    MUST(stream.start());
+    for (const bool few_experts : {false, true}) {
+      Step step = make_step(few_experts ? tokens : 37, used, hidden, experts, few_experts);
+      step.on_device.only_residents = some;
+      MUST(cudaMemset(step.on_device.sum, 0x7f, size_t(step.n) * hidden * 4));
+      MUST(stream.run(nullptr, 0, ExpertStream::kNoLayer, step.on_device));
+      for (int32_t& expert : step.chosen)
+        if (expert >= 0 && residents.slot_of[expert] < 0) expert = -1;
+      worst = std::max(worst,
+                       check::nmse(download(step.on_device.sum, size_t(step.n) * hidden), routed(step, sets, width)));
+    }
+  }
+  char line[128];
+  snprintf(line, sizeof line, "resident experts of types %u and %u, %u x %u: NMSE %.1e", uint32_t(gate_up),
+           uint32_t(down), width, hidden, worst);
+  expect(worst < 5e-5, line);
 }
 
 // Experts in a file that is cut off: what is gone comes as zeros, by a staging thread as well as by place().
@@ -373,12 +413,13 @@ void time_streaming() {
     for (uint32_t l = 0; l < kLayers; l++) attach_layer(stream, l, h, 4, staged);
     std::vector<Matrix> packed;
     std::vector<int32_t> slot_of(kExperts, -1);
+    int32_t* on_device = device<int32_t>(kExperts);
     const uint64_t strides[2] = {packed_bytes(DType::Q4_K, kWidth, kHidden),
                                  packed_bytes(DType::Q4_K, kHidden, kWidth)};
     for (int m = 0; m < 3 && !staged; m++)
       packed.push_back({DType::Q4_K, m == 2 ? kHidden : kWidth, m == 2 ? kWidth : kHidden, kExperts, strides[m / 2],
                         device<uint8_t>(strides[m / 2] * kExperts)});
-    if (!staged) stream.set_resident(kLayers - 1, {&packed[0], &packed[1], &packed[2], slot_of.data()});
+    if (!staged) stream.set_resident(kLayers - 1, {&packed[0], &packed[1], &packed[2], slot_of.data(), on_device});
     begin = now();
     MUST(stream.start());
     printf("%s: start, with pinning: %.2f s\n", staged ? "staged" : "pinned", now() - begin);
@@ -438,7 +479,8 @@ void time_streaming() {
     for (uint32_t e = 0; e < kExperts; e++) MUST(stream.place(kLayers - 1, e, e));
     printf("place: %.0f us an expert\n", 1e6 * (now() - begin) / kExperts);
     std::iota(slot_of.begin(), slot_of.end(), 0);
-    for (uint32_t n : {32768u, 4096u, 1024u, 128u}) {
+    MUST(cudaMemcpy(on_device, slot_of.data(), kExperts * sizeof(int32_t), cudaMemcpyHostToDevice));
+    for (uint32_t n : {32768u, 16384u, 8192u, 4096u, 2048u, 1024u, 512u, 128u, 32u}) {
       step.n = n;
       MUST(stream.run(s, kLayers - 1, ExpertStream::kNoLayer, step));
       MUST(cudaStreamSynchronize(s));
@@ -446,8 +488,8 @@ void time_streaming() {
       for (int i = 0; i < 2; i++) MUST(stream.run(s, kLayers - 1, ExpertStream::kNoLayer, step));
       MUST(cudaStreamSynchronize(s));
       const double layer = (now() - begin) / 2;
-      printf("%5u tokens, all resident: layer %.2f ms = %.0f TFLOP/s with unpacking\n", n, 1e3 * layer,
-             6.0 * n * kUsed * kHidden * kWidth / layer / 1e12);
+      printf("%5u tokens, all resident: layer %.2f ms = %.0f TFLOP/s, weights at %.0f GB/s\n", n, 1e3 * layer,
+             6.0 * n * kUsed * kHidden * kWidth / layer / 1e12, h.bytes / layer / 1e9);
     }
     for (Matrix& m : packed) MUST(cudaFree(m.packed));
   }
@@ -470,7 +512,11 @@ int main(int count, char** words) {
   MUST(prepare_products(0));
   const bool tiny = count > 1 && !strcmp(words[1], "tiny");
   check_sums(tiny);
+  check_residents(DType::Q4_K, DType::Q6_K, 512, 256);
   if (tiny) return check::done();
+  for (const DType type : {DType::Q4_0, DType::Q5_0, DType::Q8_0, DType::Q5_1, DType::BF16, DType::F32})
+    check_residents(type, type, 416, 288);
+  for (const DType type : {DType::Q5_K, DType::Q6_K}) check_residents(type, DType::Q5_0, 512, 256);
   check_shrunk();
   if (count < 2) time_streaming();
   return check::done();
