@@ -61,7 +61,7 @@ export function conformCommand(): Command {
     .addOption(
       new Option(
         '--backends <list>',
-        'backends, each with a kernel set if you like (wasm:simd128,native:avx2,hybrid:relaxed); the first is the reference',
+        'backends, each with a kernel set if you like (wasm:simd128,native:avx2,hybrid:relaxed); the first, a CPU backend, is the reference',
       ).default('wasm,native'),
     )
     .addOption(new Option('--prompt <text>', 'the text to run, as it is; default: a conversation'))

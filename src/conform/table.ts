@@ -49,7 +49,8 @@ export function number(value: number): string {
 
 /** "native differs from wasm first in ..." or "native agrees with wasm ...". */
 export function verdict({ name, band, first, agrees, divergence }: CandidateResult, reference: string): string {
-  if (agrees) return `${name} agrees with ${reference}: ${band.name} at every tap of every layer`;
+  const whole = band.limits === null ? ' at every tap of every layer' : ', and likely next tokens on its own values';
+  if (agrees) return `${name} agrees with ${reference}: ${band.name}${whole}`;
   if (first === null) {
     return `${name} differs from ${reference}: on its own values the mean KL divergence is ${number(divergence.mean)}, allowed ${number(divergence.allowed ?? 0)}`;
   }

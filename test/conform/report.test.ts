@@ -1,13 +1,17 @@
 import { describe, expect, it } from 'vitest';
-import { conform } from '../../src/conform/conform.ts';
+import { type Contestant, conform } from '../../src/conform/conform.ts';
 import { renderReport } from '../../src/conform/report.ts';
-import { formula, type Plant } from './fake-runtimes.ts';
+import { deviceFormula, formula, type Plant } from './fake-runtimes.ts';
 
 const tokens = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4];
 const machine = { cpu: 'Abacus & Sons <9000>', cores: 2, node: '24.0.0', platform: 'linux x64', memoryTotal: 8e9 };
 
 async function page(...plants: Plant[]): Promise<string> {
-  const result = await conform([formula('wasm'), formula('other', ...plants)], tokens);
+  return pageOf(formula('other', ...plants));
+}
+
+async function pageOf(candidate: Contestant): Promise<string> {
+  const result = await conform([formula('wasm'), candidate], tokens);
   const pieces = tokens.map((token) => `<piece ${token}>`);
   return renderReport({ result, machine, pieces, version: '1.2.3' });
 }
@@ -45,6 +49,15 @@ describe('the report', () => {
       expect(names.filter((name) => name === 'path').length).toBeGreaterThan(20);
       expect(names.filter((name) => name === 'table')).toHaveLength(3);
     }
+  });
+
+  it('says in a sentence what a GPU is held to, and in the table what is allowed where', async () => {
+    const html = await pageOf(deviceFormula('cuda'));
+    expect(html).toContain(
+      "an NMSE of at most 5e-4 a stage where each layer and the head begin with the reference's residual",
+    );
+    expect(html).toContain('on its own values: KL divergence of the logits: mean 0, largest 0; allowed 1.00e-3');
+    expect(html).toContain('<td>ties 1.00e-3</td>');
   });
 
   it('needs nothing from outside', async () => {
