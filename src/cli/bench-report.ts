@@ -25,6 +25,8 @@ export interface BenchResult {
   readonly machine: MachineLimits | null;
   /** Null where no device takes part, or its rate cannot be measured. */
   readonly deviceGbPerSecond: number | null;
+  /** What was measured, by its maker's name; null where no device takes part. */
+  readonly deviceName: string | null;
 }
 
 /** Milliseconds a token spends in each stage. */
@@ -34,9 +36,15 @@ function shares({ stages, tokens }: Measured): Record<string, number> {
   );
 }
 
-function stageLine(name: string, speed: Measured): string {
-  const parts = Object.entries(shares(speed)).map(([stage, milliseconds]) => `${stage} ${milliseconds.toFixed(2)}`);
-  return `${name} ms/token by stage  ${parts.join(', ')}`;
+/** In microseconds where all stages together take less than one millisecond. */
+function stageLine(name: string, speed: Measured, plan: Plan): string {
+  const all = Object.entries(shares(speed));
+  const short = all.reduce((sum, [, milliseconds]) => sum + milliseconds, 0) < 1;
+  const shown = (milliseconds: number) => (short ? (1000 * milliseconds).toFixed(1) : milliseconds.toFixed(2));
+  // A device waits for its ranks' experts and for nothing else.
+  const named = (stage: string) => (stage === 'wait' && plan.backend === 'hybrid' ? "wait for ranks' experts" : stage);
+  const parts = all.map(([stage, milliseconds]) => `${named(stage)} ${shown(milliseconds)}`);
+  return `${name} ${short ? 'us' : 'ms'}/token by stage  ${parts.join(', ')}`;
 }
 
 const perSecond = ({ tokens, milliseconds }: Measured) => (1000 * tokens) / milliseconds;
@@ -66,7 +74,7 @@ interface Derived {
 }
 
 function jsonOf(result: BenchResult, { weightRate, share, projection }: Derived): unknown {
-  const { config, plan, speeds, bytes, machine, deviceGbPerSecond } = result;
+  const { config, plan, speeds, bytes, machine, deviceGbPerSecond, deviceName } = result;
   const { prefill, decode } = speeds;
   const { backend, isa, threads } = plan;
   return {
@@ -85,6 +93,7 @@ function jsonOf(result: BenchResult, { weightRate, share, projection }: Derived)
     machine: { read_gb_per_second: orNull(machine?.readGbPerSecond), int8_gops: orNull(machine?.int8Gops) },
     ...(plan.devices !== null && {
       device: {
+        name: deviceName,
         gb_per_second: orNull(deviceGbPerSecond),
         gb_per_token: rounded(bytes.device / 1e9),
         ranks_gb_per_token: rounded(bytes.ranks / 1e9),
@@ -96,10 +105,11 @@ function jsonOf(result: BenchResult, { weightRate, share, projection }: Derived)
 }
 
 function printReport(result: BenchResult, { weightRate, share, projection }: Derived): void {
-  const { config, plan, notes, speeds, rounds, bytes, machine, deviceGbPerSecond } = result;
+  const { config, plan, notes, speeds, rounds, bytes, machine, deviceGbPerSecond, deviceName } = result;
   const { prefill, decode } = speeds;
   const { backend, isa, threads } = plan;
-  note(`${config.name} on ${backend} ${isa}, ${threads} ranks; medians of ${rounds} rounds`);
+  const ranks = plan.ranks === null ? '' : `, ${threads} ranks`;
+  note(`${config.name} on ${backend} ${isa}${ranks}; medians of ${rounds} rounds`);
   if (plan.devices !== null) note(plan.placement);
   for (const line of notes) note(line);
   const limit = plan.devices === null ? 'read bandwidth' : 'the roofline';
@@ -108,12 +118,11 @@ function printReport(result: BenchResult, { weightRate, share, projection }: Der
   print(
     `decode   ${decode.tokens} tokens  ${perSecond(decode).toFixed(1)} tokens/s  ${weightRate.toFixed(1)} GB/s of weights${percent}`,
   );
-  for (const [name, speed] of Object.entries({ prefill, decode })) print(stageLine(name, speed));
+  for (const [name, speed] of Object.entries({ prefill, decode })) print(stageLine(name, speed, plan));
   if (plan.devices !== null) {
-    const rate = deviceGbPerSecond === null ? '' : `${deviceGbPerSecond.toFixed(0)} GB/s of memory; `;
-    print(
-      `device   ${rate}a token reads ${(bytes.device / 1e9).toFixed(2)} GB there, ${(bytes.ranks / 1e9).toFixed(2)} GB in the ranks`,
-    );
+    const rate = deviceGbPerSecond === null ? '' : `, ${deviceGbPerSecond.toFixed(0)} GB/s of memory`;
+    const elsewhere = plan.ranks === null ? '' : `, ${(bytes.ranks / 1e9).toFixed(2)} GB in the ranks`;
+    print(`device   ${deviceName}${rate}; a token reads ${(bytes.device / 1e9).toFixed(2)} GB there${elsewhere}`);
   }
   if (machine !== null) {
     print(

@@ -4,7 +4,7 @@ import { modelConfig } from '../model/gguf.ts';
 import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
 import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
-import { measureDevice } from '../runtime/cuda-addon.ts';
+import { cudaSupport, measureDevice } from '../runtime/cuda-addon.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
 import { reportBench, type Speeds } from './bench-report.ts';
 import { type LoadedModel, loadModel, type OpenedModel, openModel } from './load-engine.ts';
@@ -75,7 +75,13 @@ async function bench(argument: string | undefined, options: BenchOptions): Promi
     // After the model is gone: measuring takes memory and all cores.
     machine: plan.ranks === null ? null : await measureMachine(plan),
     deviceGbPerSecond: part === undefined ? null : measureDevice(part.device),
+    deviceName: part === undefined ? null : nameOf(part.device),
   });
+}
+
+function nameOf(device: number): string | null {
+  const support = cudaSupport();
+  return support.available ? (support.devices.find(({ index }) => index === device)?.name ?? null) : null;
 }
 
 async function withLoaded<T>(

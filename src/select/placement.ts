@@ -256,7 +256,9 @@ export function describePlacement({ parts, residentExperts }: DevicePlacement, e
     .map(({ device, firstLayer, end }) => {
       const layers = Array.from({ length: end - firstLayer }, (_, at) => firstLayer + at);
       const held = layers.map((layer) => residentExperts[layer] ?? 0).filter((count) => count > 0);
-      const copies = held.length === 0 ? 'no routed experts' : `up to ${Math.max(...held)} of ${experts} experts each`;
+      const every = held.every((count) => count === experts);
+      const some = every ? 'all their routed experts' : `up to ${Math.max(...held)} of ${experts} experts each`;
+      const copies = held.length === 0 ? 'no routed experts' : some;
       return `${describeLayers(layers)} on GPU ${device} with ${copies}`;
     })
     .join('; ');

@@ -159,19 +159,31 @@ constexpr uint32_t kContext = 2048, kWarmUp = 5;
 // Seconds of each of `steps` steps.
 struct Times {
   std::vector<double> hybrid, device, experts;  // device: without its MoE layers, or without their experts
-  double distinct = 0;                          // experts a layer, in the mean
+  std::vector<double> read, read_alone;         // different experts a layer: tokens share some
 };
+
+// Pairs of layer and expert that were chosen between two counts [layers][experts].
+double chosen_since(const std::vector<uint32_t>& counts, const std::vector<uint32_t>& before) {
+  double chosen = 0;
+  for (size_t i = 0; i < counts.size(); i++) chosen += counts[i] != before[i];
+  return chosen;
+}
 
 // The three in turn, so that whatever else the machine does meets all of them. The experts alone are those of the step before.
 Times times_of(DeviceModel& hybrid, DeviceModel& device, Ranks& ranks, const ModelConfig& c, uint32_t n,
                uint32_t steps) {
   Times times;
+  std::vector<uint32_t> counts(size_t{c.layers} * c.experts), before;
   for (uint32_t i = 0; i < kWarmUp + steps; i++) {
+    hybrid.expert_counts(counts.data());
+    before = counts;
     for (StepBlock* block : {&hybrid.block(), &device.block()}) fill(*block, c, n, 1000 + i % 20, false, i);
     const double both = step(hybrid, &ranks, n), experts = ranks.alone(n), without = step(device, nullptr, n);
     if (i < kWarmUp) continue;
     const int32_t* chosen = ranks.exchange().chosen;
-    times.distinct += double(std::set<int32_t>(chosen, chosen + n * c.experts_used).size()) / steps;
+    hybrid.expert_counts(counts.data());
+    times.read.push_back(chosen_since(counts, before) / (c.layers - c.dense_layers));
+    times.read_alone.push_back(double(std::set<int32_t>(chosen, chosen + n * c.experts_used).size()));
     times.hybrid.push_back(both);
     times.device.push_back(without);
     times.experts.push_back(experts);
@@ -220,21 +232,24 @@ void time_layers(uint32_t threads, uint32_t layers) {
   dense.layers = 1;
   const auto hybrid = wide_device(c, limits, &ranks, made), only_dense = wide_device(dense, limits, nullptr, made);
   printf(
-      "one layer, ms:   n   experts   alone   hybrid   ratio (10 to 90 %%)         GB/s alone, hybrid   61 layers, "
+      "one layer, ms:   n   experts   alone   hybrid   ratio an expert (10 to 90 %%)      GB/s alone, hybrid   61 "
+      "layers, "
       "tokens/s\n");
   for (const uint32_t n : {1u, 2u, 4u, 8u}) {
     const Times t = times_of(*hybrid, *only_dense, ranks, c, n, n == 1 ? 200 : std::max(60 / n, 10u));
-    const double fixed = median(t.device), bytes = expert_bytes * t.distinct * 1e-9;
-    std::vector<double> layer, ratio;
+    const double fixed = median(t.device);
+    std::vector<double> layer, ratio, rate, rate_alone;
     for (size_t i = 0; i < t.hybrid.size(); i++) {
       layer.push_back((t.hybrid[i] - fixed) / layers);
-      ratio.push_back(layer.back() * layers / t.experts[i]);
+      rate.push_back(expert_bytes * t.read[i] / layer[i]);
+      rate_alone.push_back(expert_bytes * t.read_alone[i] * layers / t.experts[i]);
+      ratio.push_back(rate_alone[i] / rate[i]);
     }
     std::sort(ratio.begin(), ratio.end());
-    const double both = median(layer), alone = median(t.experts) / layers;
-    printf("                %2u   %7.1f   %5.3f   %6.3f   %5.3f (%.3f to %.3f)   %13.1f, %6.1f   %19.2f\n", n,
-           t.distinct, 1e3 * alone, 1e3 * both, ratio[ratio.size() / 2], ratio[ratio.size() / 10],
-           ratio[ratio.size() * 9 / 10], bytes / alone, bytes / both, n / (60 * both + fixed));
+    printf("                %2u   %7.1f   %5.3f   %6.3f   %15.3f (%.3f to %.3f)   %15.1f, %6.1f   %19.2f\n", n,
+           median(t.read), 1e3 * median(t.experts) / layers, 1e3 * median(layer), ratio[ratio.size() / 2],
+           ratio[ratio.size() / 10], ratio[ratio.size() * 9 / 10], 1e-9 * median(rate_alone), 1e-9 * median(rate),
+           n / (60 * median(layer) + fixed));
     if (n == 1)
       check::figure("hybrid layer of Kimi K2, beside its experts alone", ratio[ratio.size() / 2], "x",
                     check::Asked::AtMost, 1.1);
