@@ -61,9 +61,10 @@ std::string DeviceModel::refusal(const ModelOptions& o) {
 }
 
 DeviceModel::~DeviceModel() {
+  // All of a device: experts may be on their way from memory that another part has pinned and will let go.
   for (const auto& at : parts_) {
     cudaSetDevice(at->part.range.device);
-    if (at->part.stream) cudaStreamSynchronize(at->part.stream);
+    cudaDeviceSynchronize();
   }
   parts_.clear();
   if (registered_) cudaHostUnregister(registered_);
