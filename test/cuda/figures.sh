@@ -5,7 +5,7 @@
 set -uo pipefail
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 1
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || { echo 'no NVIDIA driver is here'; exit 1; }
 results=()
 failed=0
 for check in "$@"; do
