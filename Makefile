@@ -89,7 +89,7 @@ WITHOUT_CUDA := build/native/native/without_cuda.o
 ENDING_QUIETLY := -DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 
 # Nothing but its own kernels may use instructions the machine might lack.
-build/native/engine/kernels/avx2.o build/asan/engine/kernels/avx2.o: ISA := -mavx2 -mf16c
+build/native/engine/kernels/avx2.o build/asan/engine/kernels/avx2.o: ISA := -mavx2 -mfma -mf16c
 build/native/engine/kernels/avx512.o build/asan/engine/kernels/avx512.o: ISA := -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 build/native/engine/kernels/amx.o build/asan/engine/kernels/amx.o build/native/emulated/engine/kernels/amx.o: ISA := \
   -mavx2 -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mamx-tile -mamx-int8

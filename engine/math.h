@@ -38,6 +38,24 @@ inline float exp_float(float x) {
   return y * scale1 * scale2;
 }
 
+// Floats whose products are floats: 12 significant bits, multiples of 2^-64, at most 2^60. A multiply-add that rounds once
+// gives the same of them as one that rounds twice.
+struct TwelveBits {
+  static constexpr float kMost = 0x1p60f;
+  static constexpr float kGrid = 0x1p-40f;  // adding and taking it away rounds to multiples of 2^-64, or coarser ones
+  static constexpr float kSplit = 0x1p12f + 1;  // Veltkamp's: x * kSplit less what that exceeds x by has 24 - 12 bits
+};
+
+// x as the nearest of them; NaN stays.
+inline float twelve_bits(float x) {
+  using T = TwelveBits;
+  x = x < -T::kMost ? -T::kMost : x;
+  x = T::kMost < x ? T::kMost : x;
+  x = (x + T::kGrid) - T::kGrid;
+  const float high = x * T::kSplit;
+  return high - (high - x);
+}
+
 // The double functions serve the rope tables, once per model and position: clarity before speed. Relative (sin and cos:
 // absolute) error below 4e-16.
 

@@ -13,6 +13,14 @@ namespace {
 // checkpoint's rms_norm_eps says; vLLM and llama.cpp take that. They differ where it is 1e-5 (Moonlight, K2-Thinking).
 constexpr float kLatentEps = 1e-6f;
 
+// Whether attention keeps all bits of its floats, as in a layer whose weights meet float activations. Elsewhere queries, keys
+// and probabilities have 12 (activations have 8): products are exact then, and fused multiply-adds may be used. The last rank
+// has a head however many ranks there are.
+bool keeps_floats(const Engine& e, uint32_t layer) {
+  const Weight& k_b = e.weight(e.ranks[e.limits.ranks - 1], layer, Slot::AttnKB);
+  return activation_for(k_b.type, e.limits.exact) == Activation::F32;
+}
+
 // qkv[t] = [W_qa h | W_kva h], own rows; without a low-rank query the plain projection of the own heads goes to q.
 void project_inputs(Engine& e, Rank& rank, uint32_t layer) {
   const ModelConfig& c = e.config;
@@ -81,6 +89,7 @@ void append_latents(Engine& e, const Rank& rank, uint32_t layer) {
     e.kernels->rms_norm(latent, e.vectors[layer].kv_a_norm, kLatentEps, c.kv_rank, row);
     __builtin_memcpy(row + c.kv_rank, latent + c.kv_rank, c.rope_dim * sizeof(float));
     rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, pairs);
+    if (!keeps_floats(e, layer)) e.kernels->twelve_bits(row, c.latent_dim());
     tap_row(e, Tap::Latent, layer, t, row);
   }
 }
@@ -105,6 +114,7 @@ void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
       __builtin_memcpy(row + c.kv_rank, rank.q + (static_cast<size_t>(i) * n + t) * c.query_dim() + c.nope_dim,
                        c.rope_dim * sizeof(float));
       rope_rotate(row + c.kv_rank, e.rope + static_cast<size_t>(t) * c.rope_dim, c.rope_dim / 2);
+      if (!keeps_floats(e, layer)) e.kernels->twelve_bits(row, c.latent_dim());
     }
   }
   stage_done(Stage::Query);
@@ -135,7 +145,7 @@ void attend_latents(Engine& e, Rank& rank, uint32_t layer) {
     const size_t row = static_cast<size_t>(begin) * heads;
     e.kernels->attention({rank.q_absorbed + row * c.latent_dim(), pages, rank.lengths, rank.o_latent + row * c.kv_rank,
                           rank.scores, length, e.softmax_scale, (end - begin) * heads, c.latent_dim(), c.kv_rank,
-                          page_tokens});
+                          page_tokens, keeps_floats(e, layer)});
     begin = end;
   }
   stage_done(Stage::Attention);

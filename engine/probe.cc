@@ -36,6 +36,7 @@ PROBE(silu_mul) void probe_silu_mul(const Kernels* k, float* gate, const float* 
 PROBE(sigmoid) void probe_sigmoid(const Kernels* k, float* x, uint32_t n) { k->sigmoid(x, n); }
 PROBE(softmax) void probe_softmax(const Kernels* k, float* x, uint32_t n) { k->softmax(x, n); }
 PROBE(axpy) void probe_axpy(const Kernels* k, float a, const float* x, uint32_t n, float* y) { k->axpy(a, x, n, y); }
+PROBE(twelve_bits) void probe_twelve_bits(const Kernels* k, float* x, uint32_t n) { k->twelve_bits(x, n); }
 PROBE(attention) void probe_attention(const Kernels* k, const AttentionArgs* args) { k->attention(*args); }
 
 PROBE(exp_float) void probe_exp_float(float* x, uint32_t n) {

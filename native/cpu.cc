@@ -39,7 +39,9 @@ bool has_amx_int8() {
 bool cpu_runs(const Kernels& table) {
   if (is(table, "scalar")) return true;
 #if defined(__x86_64__)
-  if (is(table, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (is(table, "avx2")) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  }
   if (is(table, "avx512")) return has_avx512_vnni();
   if (is(table, "amx")) return has_avx512_vnni() && has_amx_int8();
 #elif defined(__aarch64__)

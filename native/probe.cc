@@ -78,6 +78,7 @@ double attention(const Kernels& k, Arguments& in) {
                         in.count(),
                         in.count(),
                         in.count(),
+                        in.count(),
                         in.count()};
   int32_t longest = 0;
   for (uint32_t r = 0; r < args.rows; r++) longest = args.lengths[r] > longest ? args.lengths[r] : longest;
@@ -140,6 +141,12 @@ double axpy(const Kernels& k, Arguments& in) {
   return 0;
 }
 
+double twelve_bits_of(const Kernels& k, Arguments& in) {
+  auto* x = in.at<float>();
+  k.twelve_bits(x, in.count());
+  return 0;
+}
+
 double activation_row(const Kernels&, Arguments& in) {
   const auto type = DType(in.count());
   const bool exact = in.count() != 0;
@@ -165,6 +172,7 @@ constexpr struct {
     {"sigmoid", sigmoid},
     {"softmax", softmax},
     {"axpy", axpy},
+    {"twelve_bits", twelve_bits_of},
     {"activation_row_bytes", activation_row},
     {"exp_float", exp_floats},
     {"exp", [](const Kernels&, Arguments& in) { return exp_double(in.number()); }},

@@ -71,6 +71,7 @@ constexpr Kernels make_table() {
   k.sigmoid = vector_kernel<&Kernels::sigmoid>;
   k.softmax = vector_kernel<&Kernels::softmax>;
   k.axpy = vector_kernel<&Kernels::axpy>;
+  k.twelve_bits = vector_kernel<&Kernels::twelve_bits>;
   k.attention = vector_kernel<&Kernels::attention>;
   return k;
 }

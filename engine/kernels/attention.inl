@@ -7,8 +7,8 @@ constexpr uint32_t kScoreSpan = 8, kValueSpan = 16;
 // Query rows that meet all keys before the next do: with their scores they stay in L2.
 constexpr uint32_t kBlockRows = 16 * kTileA;
 
-// Scores of kR query rows for kP positions.
-template <int kR, int kP>
+// Scores of kR query rows for kP positions. kFused, here and below: products are exact.
+template <bool kFused, int kR, int kP>
 PERIGEE_INLINE void score_tile(const AttentionArgs& a, uint32_t row, const float* keys, uint32_t position) {
   const float *q[kR], *k[kP];
   for (int i = 0; i < kR; i++) q[i] = a.q + size_t(row + i) * a.key_dim;
@@ -17,7 +17,7 @@ PERIGEE_INLINE void score_tile(const AttentionArgs& a, uint32_t row, const float
   for (auto& group : sums)
     for (F& v : group) v = floats(0.0f);
   const uint32_t whole = a.key_dim & ~15u;
-  dot_tile<kR, kP>(q, k, whole, sums);
+  dot_tile<kR, kP, kFused>(q, k, whole, sums);
   dot_tile_tail<kR, kP>(q, k, whole, a.key_dim, sums);
   for (int i = 0; i < kR; i++) {
     float* scores = a.scores + (row + i) * a.score_stride + position;
@@ -83,18 +83,18 @@ PERIGEE_INLINE void for_spans(const AttentionArgs& a, uint32_t first, uint32_t r
 }
 
 // Scores of kR query rows for a span.
-template <int kR>
+template <bool kFused, int kR>
 PERIGEE_INLINE void score_rows(const AttentionArgs& a, uint32_t row, const Span& span) {
   uint32_t j = 0;
   for (; j + kTileB <= span.count; j += kTileB)
-    score_tile<kR, kTileB>(a, row, span.keys + size_t(j) * a.key_dim, span.position + j);
-  for (; j < span.count; j++) score_tile<kR, 1>(a, row, span.keys + size_t(j) * a.key_dim, span.position + j);
+    score_tile<kFused, kR, kTileB>(a, row, span.keys + size_t(j) * a.key_dim, span.position + j);
+  for (; j < span.count; j++) score_tile<kFused, kR, 1>(a, row, span.keys + size_t(j) * a.key_dim, span.position + j);
 }
 
 // Columns [c, c + kC vectors) of out += sum of p_j v_j over a span, for kR query rows, in registers. Every row's first
 // span starts at position 0 and its sums at +0.0, whatever `out` holds.
 // Rows are told by strides: pointers to each leave g++ too few registers.
-template <int kR, int kC>
+template <bool kFused, int kR, int kC>
 PERIGEE_NOINLINE void value_tile(const AttentionArgs& a, uint32_t row, const Span& span, uint32_t c) {
   float* out = a.out + size_t(row) * a.value_dim + c;
   const float* p = a.scores + row * a.score_stride + span.position;
@@ -115,7 +115,7 @@ PERIGEE_NOINLINE void value_tile(const AttentionArgs& a, uint32_t row, const Spa
     for (int i = 0; i < kR; i++) {
       const F weight = floats(p[i * p_stride]);
       PERIGEE_UNROLL
-      for (int g = 0; g < kC; g++) acc[i][g] = add(acc[i][g], mul(weight, value[g]));
+      for (int g = 0; g < kC; g++) acc[i][g] = kFused ? mul_add(weight, value[g], acc[i][g]) : add(acc[i][g], mul(weight, value[g]));
     }
   }
   PERIGEE_UNROLL
@@ -126,11 +126,11 @@ PERIGEE_NOINLINE void value_tile(const AttentionArgs& a, uint32_t row, const Spa
 }
 
 // out += sum of p_j v_j over a span, for kR query rows.
-template <int kR>
+template <bool kFused, int kR>
 PERIGEE_INLINE void value_rows(const AttentionArgs& a, uint32_t row, const Span& span) {
   uint32_t c = 0;
-  for (; c + kTileB * kFloatLanes <= a.value_dim; c += kTileB * kFloatLanes) value_tile<kR, kTileB>(a, row, span, c);
-  for (; c + kFloatLanes <= a.value_dim; c += kFloatLanes) value_tile<kR, 1>(a, row, span, c);
+  for (; c + kTileB * kFloatLanes <= a.value_dim; c += kTileB * kFloatLanes) value_tile<kFused, kR, kTileB>(a, row, span, c);
+  for (; c + kFloatLanes <= a.value_dim; c += kFloatLanes) value_tile<kFused, kR, 1>(a, row, span, c);
   for (uint32_t i = row; i < row + kR && c < a.value_dim; i++) {
     float* rest = a.out + size_t(i) * a.value_dim + c;
     for (uint32_t k = 0; k < a.value_dim - c && span.position == 0; k++) rest[k] = 0.0f;
@@ -140,21 +140,29 @@ PERIGEE_INLINE void value_rows(const AttentionArgs& a, uint32_t row, const Span&
 }
 
 // The two passes are functions of their own: compilers then find registers for each tile.
+template <bool kFused>
 PERIGEE_NOINLINE void score_block(const AttentionArgs& a, uint32_t first, uint32_t rows) {
   for_spans(a, first, rows, kScoreSpan,
-            [&](auto width, uint32_t row, const Span& span) { score_rows<decltype(width)::value>(a, row, span); });
+            [&](auto width, uint32_t row, const Span& span) { score_rows<kFused, decltype(width)::value>(a, row, span); });
 }
 
+template <bool kFused>
 PERIGEE_NOINLINE void value_block(const AttentionArgs& a, uint32_t first, uint32_t rows) {
   for_spans(a, first, rows, kValueSpan,
-            [&](auto width, uint32_t row, const Span& span) { value_rows<decltype(width)::value>(a, row, span); });
+            [&](auto width, uint32_t row, const Span& span) { value_rows<kFused, decltype(width)::value>(a, row, span); });
 }
 
-void attention(const AttentionArgs& a) {
+template <bool kFused>
+void attend(const AttentionArgs& a) {
   for (uint32_t first = 0; first < a.rows; first += kBlockRows) {
     const uint32_t rows = least(kBlockRows, a.rows - first);
-    score_block(a, first, rows);
-    for (uint32_t r = first; r < first + rows; r++) softmax(a.scores + r * a.score_stride, length_of(a, r));
-    value_block(a, first, rows);
+    score_block<kFused>(a, first, rows);
+    for (uint32_t r = first; r < first + rows; r++) {
+      softmax(a.scores + r * a.score_stride, length_of(a, r));
+      if (kFused) to_twelve_bits(a.scores + r * a.score_stride, length_of(a, r));
+    }
+    value_block<kFused>(a, first, rows);
   }
 }
+
+void attention(const AttentionArgs& a) { a.exact ? attend<false>(a) : attend<true>(a); }

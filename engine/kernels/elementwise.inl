@@ -87,6 +87,17 @@ void axpy(float a, const float* x, uint32_t n, float* y) {
   for (; i < n; i++) y[i] += a * x[i];
 }
 
+// twelve_bits: the same steps.
+void to_twelve_bits(float* x, uint32_t n) {
+  using T = TwelveBits;
+  map(x, n, [](F v, uint32_t) {
+    v = min_or_first(max_or_first(v, floats(-T::kMost)), floats(T::kMost));
+    v = sub(add(v, floats(T::kGrid)), floats(T::kGrid));
+    const F high = mul(v, floats(T::kSplit));
+    return sub(high, sub(high, v));
+  });
+}
+
 // --- activation rows (quant/activation.h) -------------------------------------------------------------------------------
 
 struct Range {

@@ -36,8 +36,8 @@ float dot_float(const float* a, const float* b, uint32_t n) {
 
 // A tile of dots, kA rows of a against kB rows of b. The lane vectors are passed one after another over the same floats
 // (which are in L1), so that a tile needs kA * kB accumulators and kA + kB loads, not 16 / kFloatLanes times as many.
-// sums[g] holds every pair's lane vector g and runs on from call to call; n is a multiple of 16.
-template <int kA, int kB>
+// sums[g] holds every pair's lane vector g and runs on from call to call; n is a multiple of 16. kFused: products are exact.
+template <int kA, int kB, bool kFused = false>
 PERIGEE_INLINE void dot_tile(const float* const a[kA], const float* const b[kB], uint32_t n,
                              F sums[kLaneVectors][kA * kB]) {
   for (int g = 0; g < kLaneVectors; g++) {
@@ -52,7 +52,7 @@ PERIGEE_INLINE void dot_tile(const float* const a[kA], const float* const b[kB],
       for (int k = 0; k < kA; k++) {
         const F va = load_floats(a[k] + i);
         PERIGEE_UNROLL
-        for (int j = 0; j < kB; j++) acc[k * kB + j] = add(acc[k * kB + j], mul(va, vb[j]));
+        for (int j = 0; j < kB; j++) acc[k * kB + j] = kFused ? mul_add(va, vb[j], acc[k * kB + j]) : add(acc[k * kB + j], mul(va, vb[j]));
       }
     }
     PERIGEE_UNROLL

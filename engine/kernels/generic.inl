@@ -49,6 +49,7 @@ constexpr Kernels make_table(const char* name) {
   k.sigmoid = sigmoid;
   k.softmax = softmax;
   k.axpy = axpy;
+  k.twelve_bits = to_twelve_bits;
   k.attention = attention;
   return k;
 }

@@ -11,7 +11,8 @@
 //   3. Float dots and sums use 16 lanes: element i goes to lane i mod 16 in ascending i, product rounded before the add;
 //      then lanes fold l with l+8, l with l+4, l with l+2, l with l+1.
 //   4. Elementwise results (norm scale, silu, exp) apply the same operations in the same order to every element.
-//   5. No fused multiply-add anywhere (-ffp-contract=off), no libm: exp, log, sin, cos are ours (math.h).
+//   5. No fused multiply-add (-ffp-contract=off) but where products are exact, which makes no difference: attention of values
+//      of 12 bits. No libm: exp, log, sin, cos are ours (math.h).
 // A lane that gets nothing stays +0.0, so tails may be skipped or padded with zero terms alike.
 #pragma once
 #include "../tensor.h"
@@ -38,6 +39,7 @@ struct AttentionArgs {
   size_t score_stride;        // in floats, >= the largest length
   float scale;
   uint32_t rows, key_dim, value_dim, page_tokens;
+  uint32_t exact;  // 1: any floats; 0: q and the pages hold values of 12 bits (math.h), as the probabilities shall
 };
 
 using MatmulFn = void (*)(const MatmulArgs&);
@@ -70,8 +72,12 @@ struct Kernels {
   // y[i] += a * x[i], product rounded first
   void (*axpy)(float a, const float* x, uint32_t n, float* y);
 
+  // x[i] = twelve_bits(x[i])
+  void (*twelve_bits)(float* x, uint32_t n);
+
   // Softmax(scale * q . k) v per row, with k the page rows and v their first value_dim entries. Per row: score j is a 16-lane
-  // dot, then * scale; softmax as above over [0, length); out[c] = sum over j ascending of p_j * v_j[c], from +0.0.
+  // dot, then * scale; softmax as above over [0, length), then twelve_bits unless exact; out[c] = sum over j ascending of
+  // p_j * v_j[c], from +0.0.
   void (*attention)(const AttentionArgs&);
 };
 

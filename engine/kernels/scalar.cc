@@ -135,6 +135,10 @@ void axpy(float a, const float* x, uint32_t n, float* y) {
   for (uint32_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
+void to_twelve_bits(float* x, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) x[i] = twelve_bits(x[i]);
+}
+
 void attention(const AttentionArgs& a) {
   for (uint32_t r = 0; r < a.rows; r++) {
     const uint32_t length = uint32_t(a.lengths[r]);
@@ -144,6 +148,7 @@ void attention(const AttentionArgs& a) {
     const auto key = [&](uint32_t j) { return a.pages[j / a.page_tokens] + size_t(j % a.page_tokens) * a.key_dim; };
     for (uint32_t j = 0; j < length; j++) scores[j] = dot(q, key(j), a.key_dim) * a.scale;
     softmax(scores, length);
+    if (!a.exact) to_twelve_bits(scores, length);
     for (uint32_t c = 0; c < a.value_dim; c++) out[c] = 0.0f;
     for (uint32_t j = 0; j < length; j++) axpy(scores[j], key(j), a.value_dim, out);
   }
@@ -179,6 +184,7 @@ constexpr Kernels make_table() {
   k.sigmoid = sigmoid;
   k.softmax = softmax;
   k.axpy = axpy;
+  k.twelve_bits = to_twelve_bits;
   k.attention = attention;
   return k;
 }

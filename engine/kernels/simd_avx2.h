@@ -28,6 +28,7 @@ PERIGEE_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
 PERIGEE_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 PERIGEE_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
 PERIGEE_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+PERIGEE_INLINE F mul_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 PERIGEE_INLINE F negate(F a) { return _mm256_xor_ps(a, floats(-0.0f)); }
 PERIGEE_INLINE F min_or_first(F a, F b) { return _mm256_min_ps(b, a); }
 PERIGEE_INLINE F max_or_first(F a, F b) { return _mm256_max_ps(b, a); }

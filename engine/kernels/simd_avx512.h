@@ -29,6 +29,7 @@ PERIGEE_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
 PERIGEE_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 PERIGEE_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 PERIGEE_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+PERIGEE_INLINE F mul_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 PERIGEE_INLINE F negate(F a) { return _mm512_xor_ps(a, floats(-0.0f)); }
 PERIGEE_INLINE F min_or_first(F a, F b) { return _mm512_min_ps(b, a); }
 PERIGEE_INLINE F max_or_first(F a, F b) { return _mm512_max_ps(b, a); }

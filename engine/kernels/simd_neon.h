@@ -98,6 +98,7 @@ PERIGEE_INLINE V add(V a, V b) { return bits(vaddq_f32(as_floats(a), as_floats(b
 PERIGEE_INLINE V sub(V a, V b) { return bits(vsubq_f32(as_floats(a), as_floats(b))); }
 PERIGEE_INLINE V mul(V a, V b) { return bits(vmulq_f32(as_floats(a), as_floats(b))); }
 PERIGEE_INLINE V div(V a, V b) { return bits(vdivq_f32(as_floats(a), as_floats(b))); }
+PERIGEE_INLINE V mul_add(V a, V b, V c) { return bits(vfmaq_f32(as_floats(c), as_floats(a), as_floats(b))); }
 PERIGEE_INLINE V negate(V a) { return bits(vnegq_f32(as_floats(a))); }
 PERIGEE_INLINE V min_or_first(V a, V b) { return vbslq_u8(bits(vcltq_f32(as_floats(b), as_floats(a))), b, a); }
 PERIGEE_INLINE V max_or_first(V a, V b) { return vbslq_u8(bits(vcltq_f32(as_floats(a), as_floats(b))), b, a); }

@@ -81,6 +81,12 @@ PERIGEE_INLINE V add(V a, V b) { return wasm_f32x4_add(a, b); }
 PERIGEE_INLINE V sub(V a, V b) { return wasm_f32x4_sub(a, b); }
 PERIGEE_INLINE V mul(V a, V b) { return wasm_f32x4_mul(a, b); }
 PERIGEE_INLINE V div(V a, V b) { return wasm_f32x4_div(a, b); }
+// a * b + c where the product is exact: fused or not, as the machine has it.
+#ifdef PERIGEE_USE_RELAXED_DOT
+PERIGEE_INLINE V mul_add(V a, V b, V c) { return wasm_f32x4_relaxed_madd(a, b, c); }
+#else
+PERIGEE_INLINE V mul_add(V a, V b, V c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
+#endif
 PERIGEE_INLINE V negate(V a) { return wasm_f32x4_neg(a); }
 PERIGEE_INLINE V min_or_first(V a, V b) { return wasm_f32x4_pmin(a, b); }  // b < a ? b : a
 PERIGEE_INLINE V max_or_first(V a, V b) { return wasm_f32x4_pmax(a, b); }  // a < b ? b : a

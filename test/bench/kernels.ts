@@ -114,6 +114,7 @@ function measureAttention(core: Core, table: string, positions: number): number 
     keyDim,
     valueDim,
     pageTokens,
+    exact: false,
   };
   const seconds = fastest(() => core.attention(table, a));
   core.release(top);

@@ -24,13 +24,26 @@ interface Inputs {
   readonly keys: Float32Array;
 }
 
-function inputsOf(c: Case): Inputs {
+/** Of 12 bits each unless `exact`. */
+function inputsOf(core: Core, c: Case, exact: boolean): Inputs {
   const random = new Random(c.keyDim + c.lengths.length);
   const positions = Math.ceil(Math.max(...c.lengths) / c.pageTokens) * c.pageTokens;
-  return { q: random.floats(c.lengths.length * c.keyDim), keys: random.floats(positions * c.keyDim) };
+  const floats = (count: number) => {
+    const all = random.floats(count);
+    return exact ? all : twelveBits(core, 'scalar', all);
+  };
+  return { q: floats(c.lengths.length * c.keyDim), keys: floats(positions * c.keyDim) };
 }
 
-function attend(core: Core, table: string, c: Case, { q, keys }: Inputs): Float32Array {
+function twelveBits(core: Core, table: string, values: Float32Array): Float32Array {
+  const top = core.mark();
+  const at = core.put(values);
+  core.run('twelve_bits', table, at, values.length);
+  core.release(top);
+  return core.floats(at, values.length);
+}
+
+function attend(core: Core, table: string, c: Case, { q, keys }: Inputs, exact: boolean): Float32Array {
   const top = core.mark();
   const rows = c.lengths.length;
   const pageFloats = c.pageTokens * c.keyDim;
@@ -55,6 +68,7 @@ function attend(core: Core, table: string, c: Case, { q, keys }: Inputs): Float3
     keyDim: c.keyDim,
     valueDim: c.valueDim,
     pageTokens: c.pageTokens,
+    exact,
   });
   core.release(top);
   return core.floats(out, rows * c.valueDim);
@@ -81,10 +95,31 @@ function expected(c: Case, { q, keys }: Inputs): Float64Array {
 describe.each(FAST_TABLES)('build %s, table %s', (build, table) => {
   it.each(CASES)('attends over $lengths.length rows of $keyDim as float64 and scalar do', (c) => {
     const core = new Core(build, 16);
-    const inputs = inputsOf(c);
-    const got = attend(core, table, c, inputs);
-    const want = expected(c, inputs);
-    for (const [i, v] of got.entries()) expect(Math.abs(v - (want[i] as number))).toBeLessThan(5e-6);
-    expect(got).toEqual(attend(core, 'scalar', c, inputs));
+    for (const exact of [true, false]) {
+      const inputs = inputsOf(core, c, exact);
+      const got = attend(core, table, c, inputs, exact);
+      const want = expected(c, inputs);
+      // Probabilities of 12 bits are off by 2^-13, keys reach 5.
+      const most = exact ? 5e-6 : 5 * 2 ** -13;
+      for (const [i, v] of got.entries()) expect(Math.abs(v - (want[i] as number))).toBeLessThan(most);
+      expect(got).toEqual(attend(core, 'scalar', c, inputs, exact));
+    }
+  });
+
+  it('leaves 12 bits of a float, whose products with one another are floats', () => {
+    const core = new Core(build, 16);
+    const random = new Random(12);
+    const values = Float32Array.from({ length: 999 }, () => random.normal() * 2 ** ((random.next() % 120) - 60));
+    values.set([0, -0, 1, -1, 1e30, -1e30, 2 ** -140, Number.POSITIVE_INFINITY, Number.NaN]);
+    const got = twelveBits(core, table, values);
+    expect(got).toEqual(twelveBits(core, 'scalar', values));
+    for (const [i, value] of values.entries()) {
+      const short = got[i] as number;
+      if (Number.isNaN(value)) expect(short).toBeNaN();
+      else if (Math.abs(value) > 2 ** 60) expect(short).toBe(Math.sign(value) * 2 ** 60);
+      else expect(Math.abs(short - value)).toBeLessThanOrEqual(Math.abs(value) * 2 ** -12 + 2 ** -64);
+      const other = got[(7 * i) % got.length] as number;
+      expect(Math.fround(short * other)).toEqual(short * other);
+    }
   });
 });

@@ -56,6 +56,8 @@ export interface Attention {
   readonly keyDim: number;
   readonly valueDim: number;
   readonly pageTokens: number;
+  /** Whether q and the pages hold any floats, not only values of 12 bits. */
+  readonly exact: boolean;
 }
 
 /** One set of kernels, alone on its memory. */
@@ -134,9 +136,9 @@ export class Core {
   }
 
   attention(table: string, a: Attention): void {
-    const { q, pages, lengths, out, scores, scoreStride, scale, rows, keyDim, valueDim, pageTokens } = a;
+    const { q, pages, lengths, out, scores, scoreStride, scale, rows, keyDim, valueDim, pageTokens, exact } = a;
     const addresses = [q, pages, lengths, out, scores];
-    this.run('attention', table, ...addresses, scoreStride, scale, rows, keyDim, valueDim, pageTokens);
+    this.run('attention', table, ...addresses, scoreStride, scale, rows, keyDim, valueDim, pageTokens, Number(exact));
   }
 }
 

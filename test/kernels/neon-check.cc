@@ -117,15 +117,20 @@ void check_elementwise(uint32_t n) {
     run(x, [&](float* gate) { tables[i]->silu_mul(gate, y.data(), n); });
     run(x, [&](float* values) { tables[i]->sigmoid(values, n); });
     run(x, [&](float* values) { tables[i]->softmax(values, n); });
+    run(x, [&](float* values) { tables[i]->twelve_bits(values, n); });
     run(y, [&](float* out) { tables[i]->axpy(1.7f, x.data(), n, out); });
   }
   expect_equal("elementwise", result[0], result[1]);
 }
 
-void check_attention(uint32_t key_dim, uint32_t value_dim, std::vector<int32_t> lengths) {
+void check_attention(uint32_t key_dim, uint32_t value_dim, std::vector<int32_t> lengths, bool exact) {
   const uint32_t rows = uint32_t(lengths.size()), page_tokens = 16, page_count = 9;
-  const std::vector<float> q = random_floats(rows * key_dim, 1.0f);
-  const std::vector<float> keys = random_floats(page_count * page_tokens * key_dim, 1.0f);
+  std::vector<float> q = random_floats(rows * key_dim, 1.0f);
+  std::vector<float> keys = random_floats(page_count * page_tokens * key_dim, 1.0f);
+  if (!exact) {
+    kScalarKernels.twelve_bits(q.data(), uint32_t(q.size()));
+    kScalarKernels.twelve_bits(keys.data(), uint32_t(keys.size()));
+  }
   const float* pages[page_count];
   for (uint32_t p = 0; p < page_count; p++) pages[p] = &keys[p * page_tokens * key_dim];
   std::vector<float> out[2], scores(rows * page_count * page_tokens);
@@ -133,7 +138,7 @@ void check_attention(uint32_t key_dim, uint32_t value_dim, std::vector<int32_t> 
   for (int i = 0; i < 2; i++) {
     out[i].resize(rows * value_dim);
     tables[i]->attention({q.data(), pages, lengths.data(), out[i].data(), scores.data(), page_count * page_tokens,
-                          0.07f, rows, key_dim, value_dim, page_tokens});
+                          0.07f, rows, key_dim, value_dim, page_tokens, exact});
   }
   expect_equal("attention", out[0], out[1]);
 }
@@ -143,9 +148,11 @@ void check_attention(uint32_t key_dim, uint32_t value_dim, std::vector<int32_t> 
 int main() {
   for (const Type& t : kTypes) check_every_shape(t);
   for (uint32_t n : {1u, 2u, 3u, 4u, 5u, 15u, 16u, 17u, 33u, 384u, 2051u}) check_elementwise(n);
-  check_attention(576, 512, std::vector<int32_t>(16, 130));
-  check_attention(80, 64, {3, 130, 7, 1, 64, 129, 128});
-  check_attention(42, 30, {5, 9, 33, 34, 70});
+  for (bool exact : {false, true}) {
+    check_attention(576, 512, std::vector<int32_t>(16, 130), exact);
+    check_attention(80, 64, {3, 130, 7, 1, 64, 129, 128}, exact);
+    check_attention(42, 30, {5, 9, 33, 34, 70}, exact);
+  }
   printf("neon %d comparisons, %d differ\n", compared, different);
   return different == 0 ? 0 : 1;
 }
