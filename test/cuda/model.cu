@@ -1,5 +1,5 @@
 // The forward pass on the device: its stages and logits beside the engine's on the CPU, and the time of a token of models as large
-// as the real ones. `model small` only compares, `model times` only measures.
+// as the real ones. `model small` only compares, `model tiny` the least of it, `model times` only measures.
 #include <chrono>
 
 #include "../../native/rank_thread.h"
@@ -55,6 +55,8 @@ const std::vector<Asked> kSteps = {{"one token", {{0, 0, 1}}},
                                    {"4 sequences", {{0, 106, 1}, {1, 77, 1}, {2, 41, 1}, {3, 190, 1}}},
                                    {"two pairs", {{0, 107, 2}, {2, 42, 2}}},
                                    {"two pairs, captured", {{0, 109, 2}, {2, 44, 2}}}};
+const std::vector<Asked> kTinySteps = {
+    {"prompt of 20", {{0, 0, 20}}}, {"token", {{0, 20, 1}}}, {"captured", {{0, 21, 1}}}, {"replayed", {{0, 22, 1}}}};
 
 ModelConfig small_config(bool low_rank) {
   ModelConfig c = check::small_config(3);
@@ -100,7 +102,8 @@ ModelOptions options_of(const ModelConfig& c, const Limits& l, uint32_t parts, b
 
 // As `perigee conform` has it: stages with the engine's residuals put in, then logits of a run on the device's own values and
 // without taps, which is where graphs are. That one may diverge by 1e-3, or by twice what activations in bf16 do to the engine.
-void compare(const char* name, const ModelConfig& c, const check::Types& types, uint32_t parts) {
+void compare(const char* name, const ModelConfig& c, const check::Types& types, uint32_t parts,
+             const std::vector<Asked>& steps = kSteps) {
   const Limits tapped = limits_of(128, 512, 4, true), plain = limits_of(128, 512, 4, false);
   Limits in_bf16 = plain;
   in_bf16.exact = 2;
@@ -111,7 +114,7 @@ void compare(const char* name, const ModelConfig& c, const check::Types& types, 
   const uint32_t pages_each = plain.context / kPageTokens;
   check::StageErrors errors;
   double kl = 0, of_rounding = 0;
-  for (const Asked& asked : kSteps) {
+  for (const Asked& asked : steps) {
     StepBlock& there = *engine_step_block(*cpu.engine);
     for (StepBlock* block : {&there, engine_step_block(*rounded.engine), &forced->block(), &own->block()})
       fill(*block, c.vocabulary, pages_each, asked.stretches);
@@ -126,15 +129,15 @@ void compare(const char* name, const ModelConfig& c, const check::Types& types, 
     check::compare_taps(*forced, *cpu.engine, there.tokens_count, errors);
     const uint32_t rows = there.outputs_count;
     errors.add(check::kTapCount, 0, forced->block().logits, there.logits, size_t{rows} * c.vocabulary);
-    kl += check::divergence(there.logits, own->block().logits, rows, c.vocabulary) / kSteps.size();
+    kl += check::divergence(there.logits, own->block().logits, rows, c.vocabulary) / steps.size();
     of_rounding +=
-        check::divergence(there.logits, engine_step_block(*rounded.engine)->logits, rows, c.vocabulary) / kSteps.size();
+        check::divergence(there.logits, engine_step_block(*rounded.engine)->logits, rows, c.vocabulary) / steps.size();
   }
   printf("     %s:", name);
   for (size_t i = 0; i < check::kTapCount; i++) printf(" %s %.1e", check::kTaps[i].name, errors.worst(i));
   printf(" logits %.1e\n", errors.worst(check::kTapCount));
   char line[160];
-  snprintf(line, sizeof line, "%s: %zu steps, every stage within %.0e of its inputs", name, kSteps.size(),
+  snprintf(line, sizeof line, "%s: %zu steps, every stage within %.0e of its inputs", name, steps.size(),
            check::kStage);
   check::expect(errors.within(), line);
   snprintf(line, sizeof line, "%s: on its own values KL %.1e, activations in bf16 %.1e", name, kl, of_rounding);
@@ -323,6 +326,10 @@ int main(int count, char** arguments) {
   mine.kernels = kernels_named(check::kTable);
   rank_thread = &mine;
   const std::string only = count > 1 ? arguments[1] : "";
+  if (only == "tiny") {
+    compare("Q8_0", check::small_config(2), kQ8, 1, kTinySteps);
+    return check::done();
+  }
   if (only != "times") compare_all();
   if (only != "small") time_all();
   return check::done();
