@@ -37,23 +37,23 @@ class Ranks {
   Ranks(const ModelConfig& c, Limits limits, uint32_t threads, const Types& types, BytesOf bytes_of)
       : layers_(c.layers - c.dense_layers),
         session_(c, experts_of(limits, threads), cpus_of(threads), [this] { on_heard(); }) {
-    std::vector<Binding> bindings;
     std::vector<uint64_t> made(threads, 0);
     for_each_matrix(c, [&](Slot slot, uint32_t layer, MatrixShape shape) {
       for (uint32_t r = 0; r < threads && is_routed(slot); r++) {
-        const uint64_t row = row_bytes(type_of(types, slot), shape.cols);
+        const DType type = type_of(types, slot);
+        const uint64_t row = row_bytes(type, shape.cols);
         const Range own = rank_range(shape.rows, r, threads, kRowMultiple);
-        bindings.push_back({slot, layer, r, shape, own, row, {}});
+        bindings_.push_back({slot, layer, r, type, shape, own, row, {}});
         for (uint32_t expert = 0; expert < shape.count; expert++) {
-          bindings.back().offsets.push_back(static_cast<double>(made[r]));
+          bindings_.back().offsets.push_back(static_cast<double>(made[r]));
           made[r] = (made[r] + own.size() * row + 63) / 64 * 64;
         }
       }
     });
     if (!session_.allocate(made) || session_.create(table()) != Status::Ok) must("no room for the ranks");
-    for (const Binding& b : bindings) {
-      const Bound bound = session_.bind(b.rank, b.slot, b.layer, type_of(types, b.slot), b.own.begin, b.own.size(),
-                                        b.shape.cols, kMade, b.offsets.data(), b.shape.count);
+    for (const Binding& b : bindings_) {
+      const Bound bound = session_.bind(b.rank, b.slot, b.layer, b.type, b.own.begin, b.own.size(), b.shape.cols, kMade,
+                                        b.offsets.data(), b.shape.count);
       if (bound != Bound::Ok) must("a binding was refused");
     }
     // Loading touches every page from its rank's own thread.
@@ -62,12 +62,22 @@ class Ranks {
     std::vector<std::thread> writers;
     for (uint32_t r = 0; r < threads; r++)
       writers.emplace_back([&, r] {
-        for (const Binding& b : bindings)
+        for (const Binding& b : bindings_)
           for (uint32_t expert = 0; expert < b.shape.count && b.rank == r; expert++)
             session_.write_made(r, static_cast<uint64_t>(b.offsets[expert]),
                                 bytes_of(b.slot, b.layer, expert) + b.own.begin * b.row, b.own.size() * b.row);
       });
     for (std::thread& writer : writers) writer.join();
+  }
+
+  // Shows the device where the experts lie; it will pin that memory.
+  void attach(DeviceModel& device) const {
+    for (const Binding& b : bindings_) {
+      const Area& made = *session_.made()[b.rank];
+      const std::vector<uint64_t> offsets(b.offsets.begin(), b.offsets.end());
+      must(device.attach_experts(
+          b.layer, b.slot, {b.type, b.own.begin, b.own.size(), b.shape.cols, made.base(), made.bytes(), offsets}));
+    }
   }
 
   // The ranks serve a step; the device may start.
@@ -107,6 +117,7 @@ class Ranks {
   struct Binding {
     Slot slot;
     uint32_t layer, rank;
+    DType type;
     MatrixShape shape;
     Range own;
     uint64_t row;  // bytes
@@ -128,6 +139,7 @@ class Ranks {
   }
 
   uint32_t layers_;
+  std::vector<Binding> bindings_;
   std::mutex mutex_;
   std::condition_variable heard_;
   int32_t expected_ = 0;

@@ -43,13 +43,7 @@ std::unique_ptr<DeviceModel> loaded(const check::RandomModel& model, const Limit
   check::for_each_matrix(c, [&](Slot slot, uint32_t layer, MatrixShape shape) {
     const DType type = check::type_of(model.types, slot);
     const uint64_t bytes = shape.rows * row_bytes(type, shape.cols);
-    if (ranks && is_routed(slot)) {
-      std::vector<uint64_t> offsets;
-      for (uint32_t i = 0; i < shape.count; i++) offsets.push_back(i * bytes);
-      check::must(device->attach_experts(
-          layer, slot, {type, 0, shape.rows, shape.cols, model.matrix(slot, layer, 0), shape.count * bytes, offsets}));
-      return;
-    }
+    if (ranks && is_routed(slot)) return;
     for (uint32_t i = 0; i < shape.count; i++)
       check::must(device->upload(slot, layer, type, shape.rows, shape.cols, shape.count, i,
                                  model.matrix(slot, layer, i), bytes));
@@ -57,6 +51,7 @@ std::unique_ptr<DeviceModel> loaded(const check::RandomModel& model, const Limit
   for (const auto& [key, values] : model.vectors)
     device->set_vector(key.first, key.second, DType::F32, reinterpret_cast<const uint8_t*>(values.data()),
                        values.size() * sizeof(float));
+  if (ranks) ranks->attach(*device);
   check::must(device->start());
   if (ranks) place(*device, c, division.resident);
   return device;
@@ -77,8 +72,7 @@ void compare(const char* name, const check::Types& types, uint32_t threads, uint
   check::OnCpu cpu(model, limits);
   Ranks ranks(c, limits, threads, types,
               [&](Slot slot, uint32_t layer, uint32_t i) { return model.matrix(slot, layer, i); });
-  // In this order: copies must not begin in pages that the hybrid one has pinned and end outside.
-  const auto alone = loaded(model, limits, nullptr, {c.experts, 1}), hybrid = loaded(model, limits, &ranks, division);
+  const auto hybrid = loaded(model, limits, &ranks, division), alone = loaded(model, limits, nullptr, {c.experts, 1});
   uint64_t tokens = 0;
   std::vector<float> of_hybrid, of_device;
   std::vector<double> wanted;
