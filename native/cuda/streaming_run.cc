@@ -11,7 +11,7 @@ namespace perigee::cuda {
 namespace {
 
 // Tokens an expert has on average, up to which packed weights are multiplied as they are: more are faster when weights have
-// been unpacked for them, from 150 (Moonlight) or 230 (Kimi K2) on an H200.
+// been unpacked for them, from about 130 (Moonlight) or 230 (Kimi K2) on an H200.
 constexpr uint32_t kFewEach = 128;
 
 }  // namespace

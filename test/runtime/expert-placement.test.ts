@@ -1,5 +1,4 @@
 import { describe, expect, it } from 'vitest';
-import { breakEven } from '../../src/runtime/break-even.ts';
 import { placementMoves } from '../../src/runtime/expert-placement.ts';
 
 describe('expert placement', () => {
@@ -33,16 +32,5 @@ describe('expert placement', () => {
 
   it('leaves layers without slots, or with all experts, alone', () => {
     expect(placementMoves([1, 2, 3, 4], 2, [new Int32Array(0), Int32Array.of(0, 1)], 10)).toEqual([]);
-  });
-});
-
-describe('the break-even', () => {
-  it('is where the ranks become slower than bringing the experts', () => {
-    const few = { tokens: 32, milliseconds: 10 };
-    const many = { tokens: 132, milliseconds: 20 };
-    expect(breakEven(few, many, 173).tokens).toBe(1662);
-    expect(breakEven(few, many, 1).tokens).toBe(1);
-    expect(breakEven(few, many, Number.POSITIVE_INFINITY).tokens).toBe(Number.POSITIVE_INFINITY);
-    expect(breakEven(few, { ...many, milliseconds: 9 }, 173).tokens).toBe(Number.POSITIVE_INFINITY);
   });
 });
