@@ -90,7 +90,7 @@ class Ranks {
   double finish() {
     std::unique_lock<std::mutex> lock(mutex_);
     expected_++;
-    heard_.wait(lock, [this] { return session_.finished() >= expected_; });
+    heard_.wait(lock, [this] { return finished_ >= expected_; });
     return finished_at_;
   }
 
@@ -126,6 +126,7 @@ class Ranks {
 
   void on_heard() {
     const std::lock_guard<std::mutex> lock(mutex_);
+    finished_ = session_.finished();
     finished_at_ = seconds();
     heard_.notify_one();
   }
@@ -142,7 +143,7 @@ class Ranks {
   std::vector<Binding> bindings_;
   std::mutex mutex_;
   std::condition_variable heard_;
-  int32_t expected_ = 0;
+  int32_t expected_ = 0, finished_ = 0;
   double finished_at_ = 0;
   Session session_;  // last: its threads use the others
 };

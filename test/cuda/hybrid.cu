@@ -225,10 +225,8 @@ void time_layers(uint32_t threads, uint32_t layers) {
   ModelConfig dense = c;
   dense.layers = 1;
   const auto hybrid = wide_device(c, limits, &ranks, made), only_dense = wide_device(dense, limits, nullptr, made);
-  printf(
-      "one layer, ms:   n   experts   alone   hybrid   ratio an expert (10 to 90 %%)      GB/s alone, hybrid   61 "
-      "layers, "
-      "tokens/s\n");
+  printf("one layer, ms:   n   experts   alone   hybrid   ratio an expert (10 to 90 %%)      GB/s alone, hybrid   ");
+  printf("61 layers, tokens/s\n");
   for (const uint32_t n : {1u, 2u, 4u, 8u}) {
     const Times t = times_of(*hybrid, *only_dense, ranks, c, n, n == 1 ? 200 : std::max(60 / n, 10u));
     const double fixed = median(t.device);
