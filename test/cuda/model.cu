@@ -243,6 +243,8 @@ void time_tokens(const char* name, Speed& s, uint32_t n, uint32_t position, floa
     MUST(part.collect_times(stages));
   }
   s.options.profile = false;
+  if (s.options.config.layers == 61)
+    check::figure("GPU part of a token of Kimi K2, Q8_0", median, "ms", check::Asked::AtMost, 3.5);
   printf("  stage by stage, launched one by one (ms):");
   for (size_t i = 0; i < cuda::kStages; i++) printf(" %s %.3f", names[i], stages[i] / 5);
   printf("\n");
