@@ -164,7 +164,7 @@ build/native/perigee.node: $(NATIVE_CORE) $(NATIVE_DOOR) $(or $(CUDA_OBJECTS),$(
 CUDA_CHECKS := $(patsubst test/cuda/%.cu,build/cuda/check/%,$(wildcard test/cuda/*.cu))
 cuda-checks: $(CUDA_CHECKS)
 
-# All of them, one after the other, and what they are judged by at the end: some three minutes on idle cores and an idle GPU.
+# All of them, one after the other, and what they are judged by at the end: minutes, on idle cores and an idle GPU.
 cuda-figures: cuda-checks
 	@test/cuda/figures.sh $(CUDA_CHECKS)
 
