@@ -46,7 +46,8 @@ void pass_on(int signal, siginfo_t* info, void* context) {
 void on_bus_error(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   for (Place* at = places.load(); info->si_code > 0 && at; at = at->next) {
-    if (address < at->begin.load() || address >= at->end.load()) continue;
+    const uintptr_t end = at->end.load(), begin = at->begin.load();  // in this order: `enter` writes the end last
+    if (address < begin || address >= end) continue;
     const int saved = errno;
     at->file.load()->lose(static_cast<const uint8_t*>(info->si_addr));
     errno = saved;
