@@ -87,10 +87,11 @@ function bytesToMove(part: ExpertPart, { experts }: ModelConfig, resident: reado
 
 /** The ranks' time grows by a line through both measurements; streaming takes the same for any number of tokens. */
 export function breakEven(few: Measured, many: Measured, streamingMilliseconds: number): BreakEven {
-  const perToken = (many.milliseconds - few.milliseconds) / Math.max(1, many.tokens - few.tokens);
+  // Noise may say that more tokens take less.
+  const perToken = Math.max(0, (many.milliseconds - few.milliseconds) / Math.max(1, many.tokens - few.tokens));
   const fixed = Math.max(0, few.milliseconds - perToken * few.tokens);
-  const ahead = Math.ceil((streamingMilliseconds - fixed) / perToken);
-  const tokens = perToken > 0 ? Math.max(1, ahead) : Number.POSITIVE_INFINITY;
+  const ahead = streamingMilliseconds - fixed;
+  const tokens = ahead <= 0 ? 1 : Math.max(1, Math.ceil(ahead / perToken));
   if (!Number.isFinite(streamingMilliseconds)) return { tokens, why: 'no steps bring their experts to the device' };
   const shown = (milliseconds: number) => `${milliseconds.toPrecision(3)} ms`;
   const ranks = `the ranks take ${shown(few.milliseconds)} for ${few.tokens} tokens and ${shown(many.milliseconds)} for ${many.tokens}`;

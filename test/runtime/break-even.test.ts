@@ -15,7 +15,8 @@ describe('the break-even', () => {
 
   it('is one token where streaming is always faster, and never where the ranks cost nothing more or nothing streams', () => {
     expect(breakEven(few, many, 1).tokens).toBe(1);
-    expect(breakEven(few, { ...many, milliseconds: 9 }, 1).tokens).toBe(Number.POSITIVE_INFINITY);
+    expect(breakEven(few, { ...many, milliseconds: 9 }, 1).tokens).toBe(1);
+    expect(breakEven(few, { ...many, milliseconds: 9 }, 11).tokens).toBe(Number.POSITIVE_INFINITY);
     expect(breakEven(few, many, Number.POSITIVE_INFINITY).tokens).toBe(Number.POSITIVE_INFINITY);
   });
 });
