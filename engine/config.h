@@ -34,7 +34,7 @@ struct Limits {
   uint32_t batch_tokens, batch_outputs, batch_sequences;
   uint32_t pages, page_tokens,
       context;            // KV pages in the pool; positions a page holds; positions one sequence may have
-  uint32_t exact;         // 1: float activations everywhere
+  uint32_t exact;         // 1: float activations everywhere; 2: the same rounded to bf16, to compare a GPU with
   uint32_t spins;         // how often a barrier looks before it sleeps
   uint32_t taps;          // 1: keep the activations between stages of the last step (taps.h)
   uint32_t experts_only;  // 1: no model, only routed experts for a device that runs the rest (exchange.h)
