@@ -28,6 +28,13 @@ struct Job {
 };
 static_assert(sizeof(Job) == 48, "Job crosses memories; keep its layout");
 
+// Some weight rows of a job for some of its activation rows.
+struct JobPart {
+  uint32_t row, row_end, token, token_end;
+};
+
+void run_job(const Kernels& kernels, const Job& job, const JobPart& part, const uint8_t* input, uint8_t* output);
+
 // Runs `count` jobs. `input` and `output` are 16-byte aligned.
 void run_jobs(const Kernels& kernels, const Job* jobs, uint32_t count, const uint8_t* input, uint8_t* output);
 

@@ -106,6 +106,7 @@ void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
     batch.multiply(k_b, i, batch.put(k_b.type, q, n, c.nope_dim, c.query_dim(), {0, n}), kAllRows, n);
   }
   batch.run();
+  rank.attended = 0;
   for (uint32_t i = 0; i < heads; i++) {
     const float* absorbed = batch.result(batch.jobs[i].y / sizeof(float));
     for (uint32_t t = 0; t < n; t++) {
@@ -120,18 +121,21 @@ void absorb_keys(Engine& e, Rank& rank, uint32_t layer) {
   stage_done(Stage::Query);
 }
 
-// o_latent[t][head] = sum over positions of softmax(s q.k) latent, one group of tokens of one sequence at a time.
-void attend_latents(Engine& e, Rank& rank, uint32_t layer) {
+// Query rows of a block that a rank takes at a time: keys come from L2, a byte for 60 operations.
+constexpr uint32_t kBlockRows = 32;
+
+// o_latent[t][head] = sum over positions of softmax(s q.k) latent, for the heads of rank `of` and tokens from .. to - 1 of the
+// step, one group of tokens of one sequence at a time.
+void attend_tokens(Engine& e, const Rank& rank, const Rank& of, uint32_t layer, uint32_t from, uint32_t to) {
   const ModelConfig& c = e.config;
-  const uint32_t heads = rank.heads.size(), page_tokens = e.limits.page_tokens;
-  if (heads == 0) return;  // more ranks than heads
+  const uint32_t heads = of.heads.size(), page_tokens = e.limits.page_tokens;
   const float** pages = e.page_pointers + static_cast<size_t>(rank.index) * e.step.table_stride;
-  for (uint32_t begin = 0; begin < e.step.tokens_count;) {
+  for (uint32_t begin = from; begin < to;) {
     const int32_t sequence = e.step.sequences[begin];
     uint32_t end = begin;
     size_t length = 0;
     // As many tokens of the sequence as the score scratch holds; at least one.
-    while (end < e.step.tokens_count && e.step.sequences[end] == sequence) {
+    while (end < to && e.step.sequences[end] == sequence) {
       const size_t longer = static_cast<size_t>(e.step.positions[end]) + 1;
       if (end > begin && longer * (end + 1 - begin) * heads > kScoreFloats) break;
       length = longer;
@@ -143,11 +147,32 @@ void attend_latents(Engine& e, Rank& rank, uint32_t layer) {
       for (uint32_t i = 0; i < heads; i++) rank.lengths[(t - begin) * heads + i] = e.step.positions[t] + 1;
     }
     const size_t row = static_cast<size_t>(begin) * heads;
-    e.kernels->attention({rank.q_absorbed + row * c.latent_dim(), pages, rank.lengths, rank.o_latent + row * c.kv_rank,
+    e.kernels->attention({of.q_absorbed + row * c.latent_dim(), pages, rank.lengths, of.o_latent + row * c.kv_rank,
                           rank.scores, length, e.softmax_scale, (end - begin) * heads, c.latent_dim(), c.kv_rank,
                           page_tokens, keeps_floats(e, layer)});
     begin = end;
   }
+}
+
+// Attention of a large step. A rank that has done with its heads goes on with the others': heads seldom divide by ranks, and
+// cores run at different speeds. The last tokens, which see most, come first.
+void share_attention(Engine& e, Rank& rank, uint32_t layer) {
+  const uint32_t n = e.step.tokens_count, ranks = e.limits.ranks;
+  for (uint32_t next = 0; next < ranks; next++) {
+    Rank& of = e.ranks[(rank.index + next) % ranks];
+    if (of.heads.size() == 0) continue;
+    const uint32_t tokens = of.heads.size() < kBlockRows ? kBlockRows / of.heads.size() : 1;
+    for (;;) {
+      const uint32_t done = __atomic_fetch_add(&of.attended, 1, __ATOMIC_RELAXED) * tokens;
+      if (done >= n) break;
+      attend_tokens(e, rank, of, layer, n - done < tokens ? 0 : n - done - tokens, n - done);
+    }
+  }
+}
+
+void attend_latents(Engine& e, Rank& rank, uint32_t layer) {
+  if (e.deals_tokens()) share_attention(e, rank, layer);
+  else if (rank.heads.size() > 0) attend_tokens(e, rank, rank, layer, 0, e.step.tokens_count);
   stage_done(Stage::Attention);
 }
 
@@ -200,6 +225,7 @@ void attend(Engine& e, Rank& rank, uint32_t layer) {
   absorb_keys(e, rank, layer);
   meet(e);
   attend_latents(e, rank, layer);
+  if (e.deals_tokens()) meet(e);
   expand_values(e, rank, layer);
   meet(e);
   project_output(e, rank, layer);

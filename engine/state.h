@@ -46,6 +46,9 @@ struct Rank {
   float* probabilities;   // [experts] one token's softmax
   int32_t* token_of;      // [S] token of each sorted slot
   float** product_of;     // [S] where each sorted slot's down product lies
+
+  // Blocks of its heads' attention that some rank has taken; on a line of its own, as others write it.
+  alignas(64) uint32_t attended;
 };
 
 constexpr uint32_t kDealtTokens = 8;  // a token's share of a layer takes some 5 us, the further barriers 10 to 50

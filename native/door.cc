@@ -1,4 +1,4 @@
-// What the core asks of a native door: jobs run in place, sleeping on futexes, stage times by the monotonic clock.
+// What the core asks of a native door: jobs run in place and shared, sleeping on futexes, stage times by the monotonic clock.
 #include "../engine/door.h"
 
 #include <linux/futex.h>
@@ -15,7 +15,8 @@ thread_local RankThread* rank_thread = nullptr;
 
 void shard_call(uint32_t, const Job* jobs, uint32_t count, const uint8_t* input, uint32_t, uint8_t* output, uint32_t,
                 uint32_t) {
-  run_jobs(*rank_thread->kernels, jobs, count, input, output);
+  const RankThread& rank = *rank_thread;
+  Stretch::run(*rank.kernels, rank.stretches, rank.ranks, rank.index, jobs, count, input, output);
 }
 
 double milliseconds() {

@@ -30,7 +30,8 @@ Session::Session(const ModelConfig& config, const Limits& limits, std::vector<in
       cpus_(std::move(cpus)),
       heard_(std::move(heard)),
       spans_(limits.ranks),
-      threads_(limits.ranks) {}
+      threads_(limits.ranks),
+      stretches_(limits.ranks) {}
 
 Session::~Session() {
   quit();
@@ -48,7 +49,12 @@ bool Session::allocate(const std::vector<uint64_t>& made) {
 
 Status Session::create(const char* isa) {
   const Kernels* kernels = kernels_named(isa);
-  for (RankThread& thread : threads_) thread.kernels = kernels;
+  for (uint32_t rank = 0; rank < limits_.ranks; rank++) {
+    threads_[rank].kernels = kernels;
+    threads_[rank].stretches = stretches_.data();
+    threads_[rank].ranks = limits_.ranks;
+    threads_[rank].index = rank;
+  }
   return engine_create(arena_->base(), arena_->bytes(), config_, limits_, isa, &engine_);
 }
 

@@ -84,6 +84,7 @@ class Session {
   std::vector<std::shared_ptr<MappedFile>> files_;
   std::vector<std::vector<Span>> spans_;  // [ranks] what each rank reads
   std::vector<RankThread> threads_;       // [ranks]
+  std::vector<Stretch> stretches_;        // [ranks]
   std::vector<pthread_t> handles_;
   Engine* engine_ = nullptr;
 
