@@ -12,12 +12,8 @@ namespace perigee::cuda {
 
 Rows forms_for(const Rows& rows, uint32_t n) {
   Rows forms = rows;
-  if (n <= kQuantizedRows) {
-    forms.wide = nullptr;
-  } else {
-    forms.q = nullptr;
-    forms.scale = forms.sum = nullptr;
-  }
+  if (n <= kFewRows) forms.wide = nullptr;
+  if (n > kQuantizedRows) forms.q = nullptr, forms.scale = forms.sum = nullptr;
   return forms;
 }
 
@@ -44,7 +40,7 @@ cudaError_t await_pending(Part& p) {
 
 cudaError_t norm(Part& p, const Step& s, const float* weight) {
   Rows h = forms_for(p.b.h, s.n);
-  if (s.streaming || s.n > kFewRows) h.wide = p.b.h.wide;  // for routed experts
+  if (s.streaming) h.wide = p.b.h.wide;  // for routed experts
   const AddNorm args = {p.b.x,   p.pending, p.also_pending, weight, p.options.config.rms_eps, s.n,
                         nullptr, h,         p.pending_wait};
   forget_pending(p);

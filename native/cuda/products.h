@@ -82,8 +82,9 @@ cudaError_t gemm_grouped(cudaStream_t stream, const GroupedGemm& args);
 // What `multiply` needs to hold a matrix as bf16.
 uint64_t wide_bytes(const Matrix& w);
 
-// Up to so many rows multiply() reads in their quantized forms, from more on as bf16: two products of few rows cost less
-// than to unpack the weights first (K2's shapes of Q4_K and Q8_0 on an H200), three cost more.
+// Up to so many rows multiply() reads in their quantized forms where weights are quantized, from more on as bf16: two products
+// of few rows cost less than to unpack the weights first (K2's shapes of Q4_K and Q8_0 on an H200), three cost more. Float
+// weights it meets as floats up to kFewRows.
 constexpr uint32_t kQuantizedRows = 2 * kFewRows;
 
 // Any n: multiply_few, or unpacking into `space` (at least wide_bytes of the largest output) and gemm.
