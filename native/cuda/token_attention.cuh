@@ -355,8 +355,7 @@ struct MergeScratch {
   float sums[4 * kTokenThreads];  // [turns][kv_rank]
 };
 
-// Heads first .. first + count to shared memory [count][kv_rank]. A thread has four columns of every turns-th lane's sums, a
-// warp those of the same lanes: kv_rank is 128, 256 or 512.
+// Heads first .. first + count to shared memory [count][kv_rank]. A thread has four columns of every turns-th lane's sums.
 __device__ inline void merge_heads(const TokenStep& step, const TokenPlace& place, uint32_t first, uint32_t count,
                                    float* to, uint8_t* scratch) {
   constexpr uint32_t kStates = kMostTokenLanes / 32, kInFlight = 9;
