@@ -7,6 +7,12 @@
 namespace perigee::cuda {
 namespace {
 
+// Two neighbouring pairs turned by {cos, sin, cos, sin}.
+__device__ float4 rotated(float4 v, float4 turn) {
+  return {v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x, v.z * turn.z - v.w * turn.w,
+          v.z * turn.w + v.w * turn.z};
+}
+
 // Block (token, 0) norms and stores the latent and ropes the key, block (token, 1) norms the query.
 template <int kPer>
 __global__ void __launch_bounds__(1024) latents_kernel(const Latents args) {

@@ -1,4 +1,4 @@
-// RMSNorm of a row that blocks hold in registers, four neighbouring columns to a vector, and rotation of such vectors.
+// RMSNorm of a row that blocks hold in registers, four neighbouring columns to a vector.
 #pragma once
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -72,12 +72,6 @@ __device__ inline float norm_scale(const float4 (&x)[kPer], uint32_t cols, float
 
 __device__ inline float4 normed(float4 x, float scale, float4 weight) {
   return {x.x * scale * weight.x, x.y * scale * weight.y, x.z * scale * weight.z, x.w * scale * weight.w};
-}
-
-// Two neighbouring pairs turned by {cos, sin, cos, sin}.
-__device__ inline float4 rotated(float4 v, float4 turn) {
-  return {v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x, v.z * turn.z - v.w * turn.w,
-          v.z * turn.w + v.w * turn.z};
 }
 
 }  // namespace perigee::cuda

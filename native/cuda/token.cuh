@@ -52,7 +52,15 @@ struct TokenChoice {
 // The parts without weights. All threads of a block call them. `scratch` is shared memory, 128-byte aligned, that nobody uses
 // when they are called, and not in use any more when the last thread returns: callers put barriers before and behind.
 
-// token_attention.cuh: store_latent (one block), attend_spans (all blocks, kTokenScratch), merge_heads (any block, 8 KB).
+// token_attention.cuh. Bytes of `parts` for a grid of `blocks` blocks.
+uint64_t token_attention_space(uint32_t blocks, uint32_t heads, uint32_t kv_rank);
+// One block: norm of the latent, rotation of the key, both to their place in the pages.
+__device__ void store_latent(const TokenStep& step, const TokenLayer& layer, uint8_t* scratch /* 1 KB */);
+// All blocks, each its share (blockIdx.x of gridDim.x): partial sums over spans of the context.
+__device__ void attend_spans(const TokenStep& step, const TokenLayer& layer, uint8_t* scratch /* kTokenScratch */);
+// Sums of heads first .. first + count out of the partial ones, to shared memory [count][kv_rank].
+__device__ void merge_heads(const TokenStep& step, uint32_t first, uint32_t count, float* to,
+                            uint8_t* scratch /* 8 KB */);
 
 // token_routing.cuh. Scores (after sigmoid or as logits, as Router.scores) to the choice, by every block for itself; block 0
 // also writes chosen, weight and counts.
