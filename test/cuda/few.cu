@@ -231,8 +231,8 @@ static void print_time(uint32_t n, double us, uint64_t bytes, double peak) {
 }
 
 static void time_multiply(double peak) {
-  constexpr uint32_t kShapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192},  {4096, 7168},
-                                     {7168, 2048}, {36864, 7168}, {7168, 18432}, {163840, 7168}};
+  constexpr uint32_t kShapes[][2] = {{2112, 7168}, {12288, 1536}, {7168, 8192},  {4096, 7168},  {7168, 2048},
+                                     {16384, 512}, {36864, 7168}, {7168, 18432}, {163840, 7168}};
   for (const Named& type : {kTypes[0], kTypes[2], kTypes[3]}) {
     std::map<uint32_t, double> worst;  // by n: share of the peak
     for (const auto& shape : kShapes) {
@@ -350,42 +350,56 @@ static void time_others(double peak) {
   }
 }
 
-int main(int argc, char** argv) {
-  cudaDeviceProp device;
-  MUST(cudaGetDeviceProperties(&device, 0));
-  const bool h200 = strstr(device.name, "H200") != nullptr;
-  printf("%s\n", device.name);
-  MUST(prepare_few());
-  if (argc > 1 && !strcmp(argv[1], "times")) {
-    time_multiply(h200 ? 4300 : 3000);
-    return done();
+static void check_all() {
+  for (const Named& type : kTypes) {
+    check_unpack(type, 90, 768);
+    if (block_shape(type.type).elements != 256) check_unpack(type, 33, 96);
   }
-  const bool brief = argc > 1 && !strcmp(argv[1], "brief");  // one type of each way of packing
-  for (const Named& type : kTypes) check_unpack(type, 90, 768);
-  for (const Named& type : {kTypes[3], kTypes[5], kTypes[10]}) check_unpack(type, 33, 96);
-  const uint32_t most = argc > 1 && !brief ? 4 : 16;
   for (const Named& type : kTypes) {
     const uint32_t step = block_shape(type.type).elements == 256 ? 256 : 32;
-    for (const uint32_t n : {1u, 3u, 8u, 11u, 16u})
-      if (n <= most && (!brief || n != 16)) check_multiply(type, 213, 1536, n);
+    for (const uint32_t n : {1u, 3u, 8u, 11u, 16u}) check_multiply(type, 213, 1536, n);
     check_multiply(type, 17, step, 2);
-    if (!brief) check_multiply(type, 2112, 7 * step, 5);
+    check_multiply(type, 2112, 7 * step, 5);
+    for (const uint32_t n : {1u, 7u, 13u}) check_multiply(type, 1040, 7168, n);  // of Kimi K2's width
   }
-  for (const Named& type : kTypes) {
-    if (brief && (&type - kTypes) % 3 == 1) continue;
+  for (const Named& type : kTypes)
     for (const uint32_t n : {1u, 5u, 16u}) {
-      if (n > most || (brief && n == 1)) continue;
       check_gate_up(type, 352, 512, n);
-      if (!brief || n == 5) check_route(type, 256, 512, n);
+      if (n == 5) check_gate_up(type, 128, 3584, n);
+      check_route(type, 256, 512, n);
       check_heads(type, 3, 32, 32, 256, 32, n);
       check_heads(type, 2, 128, 64, 512, 128, n);
     }
+  check_multiply(kTypes[0], 1040, 18432, 16);
+  check_multiply(kTypes[2], 4240, 1536, 9);
+}
+
+// One type of each way of packing, for sanitizers.
+static void check_small() {
+  for (const uint32_t i : {0, 2, 3, 5, 6, 12, 14}) {
+    const Named& type = kTypes[i];
+    check_unpack(type, 40, 512);
+    for (const uint32_t n : {1u, 8u, 11u}) check_multiply(type, 150, 512, n);
+    check_multiply(type, 70, 7168, 16);  // of Kimi K2's width
+    check_gate_up(type, 64, 512, 3);
+    check_route(type, 256, 256, 3);
+    check_heads(type, 2, 128, 64, 256, 64, 3);
   }
-  if (brief) {
-    time_others(h200 ? 4300 : 3000);
-    time_multiply(h200 ? 4300 : 3000);
+}
+
+// `small`: for sanitizers.
+int main(int argc, char** argv) {
+  cudaDeviceProp device;
+  MUST(cudaGetDeviceProperties(&device, 0));
+  const double peak = strstr(device.name, "H200") ? 4300 : 3000;
+  printf("%s\n", device.name);
+  MUST(prepare_few());
+  if (argc > 1 && strcmp(argv[1], "small") == 0) {
+    check_small();
+    return done();
   }
-  if (argc < 2) time_multiply(h200 ? 4300 : 3000);
-  if (argc < 2) time_others(h200 ? 4300 : 3000);
+  check_all();
+  time_multiply(peak);
+  time_others(peak);
   return done();
 }
