@@ -1,11 +1,19 @@
 /** What `perigee bench` says: speeds, where the time goes, and the share of what the hardware could do. */
 import type { ModelConfig } from '../model/config.ts';
+import type { SyntheticShape } from '../model/synthetic.ts';
+import type { WeightMix } from '../model/weight-mix.ts';
 import type { Plan } from '../select/select.ts';
-import type { BenchOptions } from './bench.ts';
 import type { MachineLimits } from './machine-limits.ts';
 import { note, print, printJson } from './output.ts';
 import { kimiK2ActiveBytes, type Measured, projectTimes, type TokenTimes } from './projection.ts';
 import { rooflineMilliseconds, type TokenBytes } from './roofline.ts';
+
+/** What was asked for, as far as it shapes the report. */
+export interface Asked {
+  readonly shape?: SyntheticShape;
+  readonly mix: WeightMix;
+  readonly json?: boolean;
+}
 
 export interface Speeds {
   readonly prefill: Measured;
@@ -52,14 +60,14 @@ const rounded = (value: number) => Number(value.toPrecision(4));
 const orNull = (value: number | null | undefined) => (value === null || value === undefined ? null : rounded(value));
 
 /** Prints the result, or with --json one object. */
-export function reportBench(options: BenchOptions, result: BenchResult): void {
+export function reportBench(asked: Asked, result: BenchResult): void {
   const { speeds, bytes, machine, deviceGbPerSecond, plan } = result;
   const weightRate = (perSecond(speeds.decode) * (bytes.device + bytes.ranks)) / 1e9;
   const rates = { device: deviceGbPerSecond, ranks: machine?.readGbPerSecond ?? null };
   const least = rooflineMilliseconds(bytes, rates);
   const share = least === null ? null : (least * perSecond(speeds.decode)) / 1000;
-  const projection = options.shape === 'k2' ? projectKimiK2(result, options) : null;
-  if (options.json) printJson(jsonOf(result, { weightRate, share, projection }));
+  const projection = asked.shape === 'k2' ? projectKimiK2(result, asked) : null;
+  if (asked.json) printJson(jsonOf(result, { weightRate, share, projection }));
   else printReport(result, { weightRate, share, projection });
   if (plan.devices !== null && deviceGbPerSecond === null) {
     note("the share of the GPU's roofline is left out: device memory had no room to be measured");
@@ -138,7 +146,7 @@ interface Projection {
 }
 
 /** The whole Kimi K2 on this machine, if its memory held it; null where no MoE layer was measured. */
-function projectKimiK2({ config, speeds, plan }: BenchResult, { mix }: BenchOptions): Projection | null {
+function projectKimiK2({ config, speeds, plan }: BenchResult, { mix }: Asked): Projection | null {
   const project = (speed: Measured) => projectTimes(plan.devices === null ? speed : waitingForRanks(speed), config);
   const times = { prefill: project(speeds.prefill), decode: project(speeds.decode) };
   if (times.prefill === null || times.decode === null) return null;

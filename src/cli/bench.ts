@@ -1,12 +1,12 @@
 import { Command, Option } from 'commander';
 import { perigeeError } from '../errors.ts';
 import { modelConfig } from '../model/gguf.ts';
-import { type SyntheticShape, syntheticModel, syntheticShapes } from '../model/synthetic.ts';
+import { syntheticModel, syntheticShapes } from '../model/synthetic.ts';
 import { modelTensors } from '../model/tensors.ts';
-import { type WeightMix, weightMixes } from '../model/weight-mix.ts';
+import { weightMixes } from '../model/weight-mix.ts';
 import { cudaSupport, measureDevice } from '../runtime/cuda-addon.ts';
 import { pageTokens, type Runtime } from '../runtime/runtime.ts';
-import { reportBench, type Speeds } from './bench-report.ts';
+import { type Asked, reportBench, type Speeds } from './bench-report.ts';
 import { type LoadedModel, loadModel, type OpenedModel, openModel } from './load-engine.ts';
 import { measureMachine } from './machine-limits.ts';
 import { modelHelp, modelPath } from './model-argument.ts';
@@ -15,13 +15,10 @@ import { showProgress } from './output.ts';
 import type { Measured } from './projection.ts';
 import { tokenBytes } from './roofline.ts';
 
-export interface BenchOptions extends EngineOptions {
-  readonly shape?: SyntheticShape;
+interface BenchOptions extends EngineOptions, Asked {
   readonly layers?: number;
-  readonly mix: WeightMix;
   readonly prefill: number;
   readonly decode: number;
-  readonly json?: boolean;
 }
 
 /** `perigee bench`: speed of prompts and answers, beside what the machine can do. */

@@ -5,7 +5,6 @@ import type { CudaDevice, Machine } from './machine.ts';
 import type { MemoryTable } from './memory-table.ts';
 import type { OptimizeWishes } from './optimize-wishes.ts';
 import { type ModelNeeds, type PlacedModel, placeModel } from './placement.ts';
-import type { Wishes } from './select.ts';
 
 /** A placement, which may not fit; or why there is none. */
 export type DeviceOption =
@@ -19,7 +18,7 @@ const leastCapability = 8;
 
 export function deviceOptions(
   machine: Machine,
-  { exactActivations }: Wishes,
+  exactActivations: boolean,
   needs: ModelNeeds | null,
   rules: OptimizeWishes | null,
 ): DeviceOptions {

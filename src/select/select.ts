@@ -50,7 +50,7 @@ export function selectBackend(
   rules: OptimizeWishes | null = null,
 ): Plan {
   const wish = checkName(wishes.backend ?? 'auto');
-  const options = deviceOptions(machine, wishes, needs, rules);
+  const options = deviceOptions(machine, wishes.exactActivations ?? false, needs, rules);
   if (wish === 'cuda' || wish === 'hybrid') {
     const option = options[wish];
     if (option.placed === null) throw perigeeError('BACKEND_UNAVAILABLE', { backend: wish, why: option.why });
