@@ -1,10 +1,13 @@
 /** What operators read: metrics under vLLM's names, and the OpenAPI document. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ask, endless, type Harness, modelId, postJson, reply, startLocal } from './harness.ts';
 
 let server: Harness;
 beforeAll(async () => {
-  server = await startLocal({ replies: [endless, reply('', 'Hello there, friend!<|im_end|>')] });
+  // A step takes a while, so that an endless answer does not fill the context before its client's leaving is noticed.
+  const beforeStep = () => delay(1);
+  server = await startLocal({ replies: [endless, reply('', 'Hello there, friend!<|im_end|>')], beforeStep });
 });
 afterAll(() => server.close());
 
@@ -80,7 +83,9 @@ describe('/metrics', () => {
     for await (const chunk of stream) if (chunk.choices[0]?.delta.content) break;
     left.abort();
     await expect
-      .poll(async () => (await scrape()).of('vllm:request_success_total', ',finished_reason="abort"'))
+      .poll(async () => (await scrape()).of('vllm:request_success_total', ',finished_reason="abort"'), {
+        timeout: 10_000,
+      })
       .toBe(1);
     const before = await scrape();
     await chat('Go on', { stop: 'on on' });
