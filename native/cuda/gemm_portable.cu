@@ -4,6 +4,7 @@
 // at c ^ (r & 7). So the eight rows that an ldmatrix reads at one c lie in different banks.
 #include "gemm_tiles.cuh"
 #include "launch.cuh"
+#include "mma.cuh"
 
 namespace perigee::cuda {
 namespace {
@@ -29,14 +30,6 @@ __device__ void load_matrices(uint32_t (&r)[4], uint32_t from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(from));
-}
-
-__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // `kRows` rows of an operand on their way into a stage: each thread has one 16-byte piece of every 32nd row.

@@ -2,6 +2,7 @@
 // rows, 64 or 32 as shared memory allows, and meets 32 tokens a step. Row warps split the rows, column warps the tokens when
 // scoring and the output columns when summing.
 #include "latent_attention.cuh"
+#include "mma.cuh"
 
 namespace perigee::cuda {
 
@@ -47,13 +48,6 @@ __device__ void load_transposed(uint32_t (&r)[4], const void* at) {
                : "r"(address(at))
                : "memory");
 }
-__device__ void multiply(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Scores of a warp's 16 rows and its tokens, from `row` and `token` on.
 template <int Blocks>
 __device__ void score(const uint8_t* query, const uint8_t* latents, uint32_t row, uint32_t token,
@@ -70,13 +64,13 @@ __device__ void score(const uint8_t* query, const uint8_t* latents, uint32_t row
 #pragma unroll
       for (int k = 0; k < 2; k++) {
         load_matrices(b, latents + swizzled(token + thread / 16 * 8 + thread % 8, chunk + 2 * k + thread / 8 % 2));
-        multiply(s, a[k], b[0], b[1]);
-        multiply(s + 4, a[k], b[2], b[3]);
+        multiply_add(s, a[k], b[0], b[1]);
+        multiply_add(s + 4, a[k], b[2], b[3]);
       }
     } else {
       load_matrices(b, latents + swizzled(token + thread % 8, chunk + thread / 8));
-      multiply(s, a[0], b[0], b[1]);
-      multiply(s, a[1], b[2], b[3]);
+      multiply_add(s, a[0], b[0], b[1]);
+      multiply_add(s, a[1], b[2], b[3]);
     }
   }
 }
@@ -184,8 +178,8 @@ __global__ void __launch_bounds__(kThreads, 1) warps_kernel(const __grid_constan
 #pragma unroll
         for (uint32_t c = 0; c < T::kColumns; c += 16) {
           load_transposed(b, shared.latents[stage] + swizzled(k + thread % 16, (column + c) / 8 + thread / 16));
-          multiply(o + c / 2, a, b[0], b[1]);
-          multiply(o + c / 2 + 4, a, b[2], b[3]);
+          multiply_add(o + c / 2, a, b[0], b[1]);
+          multiply_add(o + c / 2 + 4, a, b[2], b[3]);
         }
       }
       if (T::kStages == 1 && at + kStep < end) {

@@ -5,6 +5,7 @@
 #include "few_tile.cuh"
 #include "gemm_tiles.cuh"
 #include "launch.cuh"
+#include "mma.cuh"
 #include "packed_groups.h"
 
 namespace perigee::cuda {
@@ -115,13 +116,6 @@ struct Widener {
     return fmaf(scale, __uint_as_float(__byte_perm(word, 0x47000000, 0x7404 + (b << 4))), offset);
   }
 };
-
-__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // sums[m][j] += the warp's tile m meets tokens 8 j .. 8 j + 7. The 16 values of k of a product are columns in the order in
 // which a lane holds them (matrix_format.cuh): the same of weights and tokens.

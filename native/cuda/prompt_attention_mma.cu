@@ -1,5 +1,6 @@
 // Prompt attention with mma.sync: eight warps of 16 queries, tiles of 64 keys, two in flight. Queries live in registers, so
 // that 80 KB of shared memory do: the most that sm_86, 89 and 120 let two stages have.
+#include "mma.cuh"
 #include "prompt_attention.cuh"
 
 namespace perigee::cuda {
@@ -39,13 +40,6 @@ __device__ void load_transposed(uint32_t (&r)[4], uint32_t from) {
                : "r"(from)
                : "memory");
 }
-__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // Rows of `from` [.][row_stride], as chunks first .. first + count of shared rows of `chunks`; `width` columns exist.
 template <int chunks, int first, int count, int rows>
 __device__ void load_rows(uint32_t to, const bf16* from, uint64_t row_stride, int width, int limit) {
