@@ -6,168 +6,22 @@
 
 #include <chrono>
 #include <memory>
-#include <numeric>
 #include <thread>
 
-#include "../../engine/quant/dequantize.h"
 #include "../../native/cuda/products.h"
 #include "../../native/cuda/stages.h"
 #include "../../native/cuda/streaming.h"
 #include "../../native/memory.h"
 #include "random_model.cuh"
+#include "streaming.cuh"
 
 using namespace perigee;
 using namespace perigee::cuda;
-using check::device;
-using check::download;
-using check::expect;
-using check::upload;
+using namespace check;
 
 namespace {
 
-std::mt19937 random_bits(11);
-
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-float wide_to_float(bf16 x) {
-  uint16_t bits;
-  memcpy(&bits, &x, 2);
-  return bf16_to_float(bits);
-}
-
-// Random blocks whose scales make weights of about 0.05.
-void fill_blocks(DType type, uint8_t* at, size_t bytes) {
-  for (size_t i = 0; i < bytes; i++) at[i] = random_bits();
-  const uint32_t size = block_shape(type).bytes;
-  for (size_t b = 0; b + size <= bytes; b += size) {
-    if (type == DType::Q4_K) {
-      const uint16_t d[2] = {0x0c00, 0x1000};  // 2^-12, 2^-11
-      memcpy(at + b, d, 4);
-    } else if (type == DType::Q6_K) {
-      const uint16_t d = 0x0080;  // 2^-17
-      memcpy(at + b + 208, &d, 2);
-    } else if (type == DType::Q8_0) {
-      const uint16_t d = 0x1000;
-      memcpy(at + b, &d, 2);
-    } else {  // BF16
-      const uint16_t v = 0x3c00 | (at[b] & 0xff) | (at[b + 1] & 0x80) << 8;
-      memcpy(at + b, &v, 2);
-    }
-  }
-}
-
-enum class Source { Pinned, File, Staged };
-
-// One matrix of every expert: what a file holds, and the parts of three ranks in memory of some kind.
-struct ExpertSet {
-  DType type;
-  uint32_t rows, cols;
-  std::vector<uint8_t> bytes;  // [experts][rows][row_bytes]
-};
-
-ExpertSet make_experts(DType type, uint32_t experts, uint32_t rows, uint32_t cols) {
-  ExpertSet set = {type, rows, cols, {}};
-  set.bytes.resize(size_t(experts) * rows * row_bytes(type, cols));
-  fill_blocks(type, set.bytes.data(), set.bytes.size());
-  return set;
-}
-
-uint8_t* host_memory(Source source, size_t bytes, const uint8_t* content) {
-  if (source == Source::File) {
-    char path[] = "/tmp/perigee-stream-XXXXXX";
-    const int file = mkstemp(path);
-    unlink(path);
-    for (size_t done = 0; done < bytes;) done += write(file, content + done, bytes - done);
-    void* at = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    return static_cast<uint8_t*>(at);
-  }
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  memcpy(at, content, bytes);
-  return static_cast<uint8_t*>(at);
-}
-
-// A length that reaches into what is not mapped: such a range cannot be pinned.
-constexpr uint64_t kUnmapped = uint64_t{1} << 45;
-
-void attach(ExpertStream& stream, uint32_t layer, ExpertMatrix which, const ExpertSet& set, uint32_t experts,
-            Source source) {
-  const uint32_t ranks = 3, share = (set.rows / ranks + 15) / 16 * 16;
-  const uint64_t row = row_bytes(set.type, set.cols);
-  for (uint32_t r = 0; r < ranks; r++) {
-    const uint32_t begin = r * share, rows = std::min(share, set.rows - begin);
-    std::vector<uint8_t> own(size_t(experts) * rows * row);
-    std::vector<uint64_t> offsets(experts);
-    for (uint32_t e = 0; e < experts; e++) {
-      offsets[e] = (experts - 1 - e) * rows * row;
-      memcpy(own.data() + offsets[e], set.bytes.data() + (size_t(e) * set.rows + begin) * row, rows * row);
-    }
-    const uint8_t* memory = host_memory(source, own.size(), own.data());
-    stream.attach(
-        layer, which,
-        {set.type, begin, rows, set.cols, memory, source == Source::Staged ? kUnmapped : own.size(), offsets});
-  }
-}
-
-struct Step {
-  uint32_t n, used, hidden;
-  std::vector<bf16> x;
-  std::vector<int32_t> chosen;
-  std::vector<float> weight;
-  RoutedMany on_device;
-};
-
-Step make_step(uint32_t n, uint32_t used, uint32_t hidden, uint32_t experts, bool few_experts) {
-  Step s = {n, used, hidden, {}, {}, {}, {}};
-  std::normal_distribution<float> normal;
-  for (size_t i = 0; i < size_t(n) * hidden; i++) s.x.push_back(__float2bfloat16(normal(random_bits)));
-  std::vector<int32_t> all(experts);
-  std::iota(all.begin(), all.end(), 0);
-  for (uint32_t t = 0; t < n; t++) {
-    std::shuffle(all.begin(), few_experts ? all.begin() + used + 1 : all.end(), random_bits);
-    for (uint32_t k = 0; k < used; k++) {
-      s.chosen.push_back(t % 13 == 5 && k == 1 ? -1 : all[k]);
-      s.weight.push_back(0.1f + 0.1f * k);
-    }
-  }
-  s.on_device = {upload(s.x), upload(s.chosen), upload(s.weight), n, device<float>(size_t(n) * hidden)};
-  return s;
-}
-
-std::vector<double> routed(const Step& s, const ExpertSet (&sets)[3], uint32_t width) {
-  std::vector<double> sum(size_t(s.n) * s.hidden);
-  const auto matrix = [&](const ExpertSet& set, int32_t e) {
-    std::vector<float> w(size_t(set.rows) * set.cols);
-    const uint64_t row = row_bytes(set.type, set.cols);
-    for (uint32_t r = 0; r < set.rows; r++)
-      dequantize_row(set.type, set.bytes.data() + (size_t(e) * set.rows + r) * row, set.cols, &w[size_t(r) * set.cols]);
-    return w;
-  };
-  const uint32_t experts = sets[0].bytes.size() / (sets[0].rows * row_bytes(sets[0].type, sets[0].cols));
-  for (uint32_t e = 0; e < experts; e++) {
-    const auto gate = matrix(sets[0], e), up = matrix(sets[1], e), down = matrix(sets[2], e);
-    std::vector<double> mid(width);
-    for (uint32_t slot = 0; slot < s.n * s.used; slot++) {
-      if (s.chosen[slot] != int32_t(e)) continue;
-      const uint32_t t = slot / s.used;
-      for (uint32_t i = 0; i < width; i++) {
-        double g = 0, u = 0;
-        for (uint32_t c = 0; c < s.hidden; c++) {
-          const double x = wide_to_float(s.x[size_t(t) * s.hidden + c]);
-          g += x * gate[size_t(i) * s.hidden + c];
-          u += x * up[size_t(i) * s.hidden + c];
-        }
-        mid[i] = g / (1 + exp(-g)) * u;
-      }
-      for (uint32_t c = 0; c < s.hidden; c++) {
-        double y = 0;
-        for (uint32_t i = 0; i < width; i++) y += mid[i] * down[size_t(c) * width + i];
-        sum[size_t(t) * s.hidden + c] += double(s.weight[slot]) * y;
-      }
-    }
-  }
-  return sum;
-}
 
 // Resident matrices of one layer with room for `slots` experts.
 struct Residents {
@@ -225,7 +79,7 @@ void check_sums(bool tiny) {
   MUST(stream.start());
   cudaStream_t s;
   MUST(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
-  const auto check = [&](uint32_t layer, int32_t next, const Step& step, const char* what) {
+  const auto check = [&](uint32_t layer, int32_t next, const RoutedStep& step, const char* what) {
     MUST(cudaMemset(step.on_device.sum, 0x7f, size_t(step.n) * hidden * 4));
     MUST(stream.run(s, layer, next, step.on_device));
     MUST(cudaStreamSynchronize(s));
@@ -235,9 +89,9 @@ void check_sums(bool tiny) {
     snprintf(name, sizeof name, "layer %u, %s: NMSE %.1e", layer, what, error);
     expect(error < 5e-5, name);
   };
-  const Step many = make_step(tokens, used, hidden, experts, false),
-             some = make_step(tokens / 2, used, hidden, experts, true),
-             one = make_step(1, used, hidden, experts, false);
+  const RoutedStep many = make_step(tokens, used, hidden, experts, false),
+                   some = make_step(tokens / 2, used, hidden, experts, true),
+                   one = make_step(1, used, hidden, experts, false);
   check(0, 1, many, "pinned");
   check(1, 2, many, "a file");
   check(2, ExpertStream::kNoLayer, some, "staged, few experts");
@@ -291,7 +145,7 @@ void check_residents(DType gate_up, DType down, uint32_t hidden, uint32_t width)
     stream.set_resident(0, residents.view());
     MUST(stream.start());
     for (const bool few_experts : {false, true}) {
-      Step step = make_step(few_experts ? tokens : 37, used, hidden, experts, few_experts);
+      RoutedStep step = make_step(few_experts ? tokens : 37, used, hidden, experts, few_experts);
       step.on_device.only_residents = some;
       MUST(cudaMemset(step.on_device.sum, 0x7f, size_t(step.n) * hidden * 4));
       MUST(stream.run(nullptr, 0, ExpertStream::kNoLayer, step.on_device));
@@ -331,7 +185,7 @@ void check_shrunk() {
   Residents residents = make_residents({up, up, down}, 1, experts);
   stream.set_resident(0, residents.view());
   MUST(stream.start());
-  const Step step = make_step(tokens, used, hidden, experts, false);
+  const RoutedStep step = make_step(tokens, used, hidden, experts, false);
   if (ftruncate(file, 8192) != 0) exit(1);
   MUST(stream.run(nullptr, 0, ExpertStream::kNoLayer, step.on_device));
   MUST(stream.place(0, experts - 1, 0));
