@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <memory>
+#include <numeric>
 #include <thread>
 
 #include "../../native/cuda/products.h"
